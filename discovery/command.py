@@ -1,0 +1,288 @@
+"""Commands of the state machine and what ``apply`` answers: plain msgpack data, versioned.
+
+A command on the wire and in the log is ``msgpack([version, [tag, …fields], idempotency | nil, actor])``. Decoding
+checks every type; bytes that do not decode give a :class:`Failure`, never an exception, so that one poisoned
+entry cannot stop a cluster. Times and random numbers are *in* the command: ``apply`` has none of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from discovery.model import Instance, InstanceRecord, KeyRecord, Lease, Service, ServiceRecord
+
+COMMAND_VERSION: Final = 1
+
+
+class Register(msgspec.Struct, frozen=True, array_like=True, tag="register"):
+    """Put an instance, with its lease, in one step.
+
+    Exactly one of the lease choices holds: ``ttl_ms`` (a lease of its own), ``join`` (an existing lease),
+    neither (permanent). ``status_given`` False keeps the status of an instance that is replaced.
+
+    Args:
+        holder: the ``?lease=`` of the request, 0 when absent. A different holder replaces the instance and
+            gets a new lease.
+        new_lease: random 63-bit id for the lease that may have to be granted.
+        ttl_given: False when the body named no ``ttl``: the service's ``default_ttl`` or 15 s applies.
+    """
+
+    instance: Instance
+    status_given: bool
+    ttl_ms: int | None
+    ttl_given: bool
+    join: int
+    holder: int
+    new_lease: int
+    if_revision: int | None = None
+
+
+class Deregister(msgspec.Struct, frozen=True, array_like=True, tag="deregister"):
+    """Remove an instance (and the lease of its own). ``reason`` is an event kind."""
+
+    namespace: str
+    service: str
+    id: str
+    holder: int = 0
+    if_revision: int | None = None
+    reason: Literal["deregistered", "drained", "container_died", "check_failed"] = "deregistered"
+    detail: str = ""
+
+
+class SetStatus(msgspec.Struct, frozen=True, array_like=True, tag="set_status"):
+    """Change only the status of an instance."""
+
+    namespace: str
+    service: str
+    id: str
+    status: Literal["ready", "not_ready", "draining", "maintenance"]
+    holder: int = 0
+
+
+class SetService(msgspec.Struct, frozen=True, array_like=True, tag="set_service"):
+    """Put the settings of a service."""
+
+    service: Service
+    if_revision: int | None = None
+
+
+class DeleteService(msgspec.Struct, frozen=True, array_like=True, tag="delete_service"):
+    """Remove the settings of a service; refused while instances live."""
+
+    namespace: str
+    service: str
+
+
+class Grant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
+    """Create a lease."""
+
+    id: int
+    ttl_ms: int
+
+
+class Revoke(msgspec.Struct, frozen=True, array_like=True, tag="revoke"):
+    """Remove a lease and all that hangs on it, on request."""
+
+    id: int
+
+
+class Evict(msgspec.Struct, frozen=True, array_like=True, tag="evict"):
+    """The leader's decision that leases have expired.
+
+    Skipped whole when ``term`` is not the entry's term; a pair is skipped when the lease's version moved.
+
+    Args:
+        leases: (lease id, lease version, last heartbeat in Unix ms or ``None``).
+    """
+
+    term: int
+    leases: tuple[tuple[int, int, int | None], ...]
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag="checkpoint"):
+    """Remaining TTLs of long leases, (id, version, remaining ms), so that elections cannot keep the dead alive."""
+
+    term: int
+    leases: tuple[tuple[int, int, int], ...]
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag="put"):
+    """Write a public key. ``if_revision`` 0: must not exist."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+    if_revision: int | None = None
+
+
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+    """Delete a public key, or with ``prefix`` all keys that begin with it."""
+
+    key: str
+    prefix: bool = False
+    if_revision: int | None = None
+
+
+class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):
+    """Read inside a transaction."""
+
+    key: str
+    prefix: bool = False
+
+
+class Compare(msgspec.Struct, frozen=True, array_like=True):
+    """One condition of a transaction. ``value`` is bytes for target ``value``, a number otherwise.
+
+    An absent key has revision, create_revision, version and lease 0 and compares false on ``value``.
+    """
+
+    key: str
+    target: Literal["revision", "create_revision", "version", "value", "lease"]
+    op: Literal["==", "!=", "<", ">"]
+    value: int | bytes
+
+
+TxnOp = Put | Delete | Get
+
+
+class Txn(msgspec.Struct, frozen=True, array_like=True, tag="txn"):
+    """If all of ``compare`` hold do ``then``, else ``orelse``; one revision."""
+
+    compare: tuple[Compare, ...]
+    then: tuple[TxnOp, ...]
+    orelse: tuple[TxnOp, ...]
+
+
+class Found(msgspec.Struct, frozen=True, array_like=True, tag="found"):
+    """Begin a history; applied once, by the first leader of a new cluster (later ones change nothing)."""
+
+    history: str
+
+
+Command = (
+    Register
+    | Deregister
+    | SetStatus
+    | SetService
+    | DeleteService
+    | Grant
+    | Revoke
+    | Evict
+    | Checkpoint
+    | Put
+    | Delete
+    | Txn
+    | Found
+)
+
+
+class Idempotency(msgspec.Struct, frozen=True, array_like=True):
+    """A client's Idempotency-Key and a digest of his request (method, path, query, body)."""
+
+    key: str
+    digest: bytes
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A command with who asked for it."""
+
+    version: int
+    command: Command
+    idempotency: Idempotency | None = None
+    actor: str = ""
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What the log says about the entry a command stands in.
+
+    Args:
+        index, term: of the Raft entry.
+        time_ms: the log time of the entry, Unix ms, never falling (DESIGN guarantee 7).
+    """
+
+    index: int
+    term: int
+    time_ms: int
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):
+    """A command was applied.
+
+    Args:
+        revision: the registry's revision after it (unmoved when nothing changed).
+        changed: whether the revision moved.
+        created: whether the thing did not exist before.
+        dns: the revision that DNS workers must have reached for this write to be visible; 0 = touches no name.
+    """
+
+    revision: int
+    changed: bool
+    created: bool = False
+    dns: int = 0
+    deleted: int = 0
+    instance: InstanceRecord | None = None
+    lease: Lease | None = None
+    service: ServiceRecord | None = None
+
+
+class OpResult(msgspec.Struct, frozen=True, array_like=True):
+    """Result of one operation of a transaction: items of a get (sorted by key), number of a delete."""
+
+    kind: Literal["put", "delete", "get"]
+    deleted: int = 0
+    items: tuple[tuple[str, KeyRecord], ...] = ()
+
+
+class TxnDone(msgspec.Struct, frozen=True, array_like=True, tag="txn_done"):
+    """A transaction was evaluated."""
+
+    revision: int
+    changed: bool
+    succeeded: bool
+    results: tuple[OpResult, ...] = ()
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag="failure"):
+    """A command was refused and changed nothing. ``code`` is one of :mod:`discovery.errors`."""
+
+    code: str
+    detail: str
+    field: str = ""
+    rule: str = ""
+
+
+Result = Written | TxnDone | Failure
+
+
+class LeaseEffect(msgspec.Struct, frozen=True):
+    """What a command did to a lease, for the leader's clocks.
+
+    ``started``: (re)start the full TTL; ``gone``: forget it; ``kept``: an eviction skipped it.
+    """
+
+    kind: Literal["started", "gone", "kept"]
+    id: int
+    version: int = 0
+    ttl_ms: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode(command: Command, idempotency: Idempotency | None = None, actor: str = "") -> bytes:
+    """The command's bytes for the log."""
+    return _encoder.encode(Envelope(COMMAND_VERSION, command, idempotency, actor))
+
+
+def decode(data: bytes) -> Envelope | Failure:
+    """The envelope, or a :class:`Failure` when the bytes are no command of a version we know."""
+    try:
+        envelope = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        return Failure("invalid_input", f"the log entry holds no command: {error}")
+    if envelope.version != COMMAND_VERSION:
+        return Failure("invalid_input", f"command version {envelope.version} is not known here")
+    return envelope

@@ -1,0 +1,86 @@
+"""Every limit of the daemon, named, with its unit in the name (listed for people in ``docs/limits.md``).
+
+A queue, cache, name, body, connection count or answer without a line here is a defect.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Names and values
+LABEL_CHARS_MAX: Final = 63
+PORT_NAME_CHARS_MAX: Final = 15  # RFC 6335 section 5.1
+INSTANCE_ID_CHARS_MAX: Final = 128
+ZONE_CHARS_MAX: Final = 57  # leaves room for the longest name below it (RFC 1035: 255 octets)
+KEY_BYTES_MAX: Final = 512
+VALUE_BYTES_MAX: Final = 512 * 1024
+ADDRESSES_PER_INSTANCE_MAX: Final = 16
+PORTS_PER_INSTANCE_MAX: Final = 64
+TAGS_PER_INSTANCE_MAX: Final = 64
+TAG_CHARS_MAX: Final = 255
+META_PAIRS_MAX: Final = 64
+META_KEY_CHARS_MAX: Final = 128
+META_VALUE_CHARS_MAX: Final = 1024
+VIRTUAL_IPS_MAX: Final = 16
+LEASE_TTL_MS_MIN: Final = 1_000
+LEASE_TTL_MS_MAX: Final = 24 * 3600 * 1000
+LEASE_TTL_MS_DEFAULT: Final = 15_000
+LEASE_CHECKPOINT_TTL_MS_MIN: Final = 60_000
+LEASE_ATTACHMENTS_MAX: Final = 10_000
+DNS_TTL_S_MAX: Final = 2**31 - 1  # RFC 2181 section 8; answers are capped at dns.ttl anyway
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+
+# Commands and the log
+COMMAND_BYTES_MAX: Final = 900 * 1024
+ENTRY_BYTES_MAX: Final = 960 * 1024  # a packed entry, below PySyncObj's batch size of 1 MiB
+TXN_OPS_MAX: Final = 128
+EVICTIONS_PER_COMMAND_MAX: Final = 20_000
+CHANGE_LOG_CHANGES_MAX: Final = 16_384
+CHANGE_LOG_BYTES_MAX: Final = 16 * 1024 * 1024
+EVENTS_MAX: Final = 10_000
+IDEMPOTENCY_KEYS_MAX: Final = 65_536
+IDEMPOTENCY_AGE_MS: Final = 600_000
+LOG_RETAINED_BYTES: Final = 32 * 1024 * 1024
+WAL_SEGMENT_BYTES: Final = 8 * 1024 * 1024
+PROPOSALS_WAITING_MAX: Final = 10_000
+PROPOSALS_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+
+# Peers
+PEERS_MAX: Final = 9
+PEER_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+PEER_SEND_BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
+PEER_HANDSHAKES_MAX: Final = 32
+PEER_HANDSHAKE_BYTES_MAX: Final = 4096
+PEER_HANDSHAKE_S_MAX: Final = 1.0
+SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024
+
+# HTTP
+HTTP_BODY_BYTES_MAX: Final = 1024 * 1024
+HTTP_HEADER_BYTES_MAX: Final = 16 * 1024
+HTTP_CONNECTIONS_MAX: Final = 8_192
+HTTP_CONNECTIONS_PER_CLIENT_MAX: Final = 1_024
+HTTP_HEADER_S_MAX: Final = 10.0
+HTTP_BODY_S_MAX: Final = 30.0
+JSON_DEPTH_MAX: Final = 16
+LIST_LIMIT_DEFAULT: Final = 1_000
+LIST_LIMIT_MAX: Final = 10_000
+HEARTBEATS_PER_REQUEST_MAX: Final = 10_000
+WAIT_S_DEFAULT: Final = 60.0
+WAIT_S_MAX: Final = 600.0
+WRITE_TIMEOUT_S: Final = 10.0
+VISIBLE_TIMEOUT_S: Final = 1.0
+
+# Feed and DNS
+FEED_FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
+FEED_BACKLOG_BYTES_MAX: Final = 64 * 1024 * 1024
+DNS_WORKERS_MAX: Final = 64
+DNS_UDP_BYTES_MAX: Final = 4096
+DNS_TCP_CONNECTIONS_MAX: Final = 512
+DNS_TCP_CONNECTIONS_PER_CLIENT_MAX: Final = 64
+DNS_TCP_IDLE_S_MAX: Final = 10.0
+DNS_TCP_QUERY_S_MAX: Final = 5.0
+DNS_TCP_OUTSTANDING_BYTES_MAX: Final = 256 * 1024
+DNS_ANSWERS_MAX: Final = 100
+CNAME_CHAIN_MAX: Final = 8
+DNS_PTR_NAMES_MAX: Final = 8
+STALE_AFTER_S: Final = 2.0

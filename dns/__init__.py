@@ -1,0 +1,1 @@
+"""The authoritative DNS server: name, answer, wire (pure) and the worker process around them."""
