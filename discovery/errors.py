@@ -34,9 +34,7 @@ class RegistryError(Exception):
     status: ClassVar[int] = 500
     rcode: ClassVar[int] = 2  # SERVFAIL
 
-    def __init__(
-        self, detail: str, errors: tuple[FieldError, ...] = (), retry_after_s: int | None = None
-    ) -> None:
+    def __init__(self, detail: str, errors: tuple[FieldError, ...] = (), retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors
@@ -133,9 +131,7 @@ class NotApplied(ServerError):
 
     code, title = "not_applied", "Not applied"
 
-    def __init__(
-        self, detail: str, errors: tuple[FieldError, ...] = (), retry_after_s: int | None = 1
-    ) -> None:
+    def __init__(self, detail: str, errors: tuple[FieldError, ...] = (), retry_after_s: int | None = 1) -> None:
         super().__init__(detail, errors, retry_after_s)
 
 
