@@ -1,0 +1,1 @@
+"""Raft on PySyncObj: guarded core, own log, transport and snapshots."""
