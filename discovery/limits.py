@@ -30,6 +30,19 @@ LEASE_ATTACHMENTS_MAX: Final = 10_000
 DNS_TTL_S_MAX: Final = 2**31 - 1  # RFC 2181 section 8; answers are capped at dns.ttl anyway
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
+ACTOR_CHARS_MAX: Final = 255  # longer ones are cut, as are details
+EVENT_DETAIL_CHARS_MAX: Final = 1024
+HISTORY_CHARS_MAX: Final = 64
+
+# The state as a whole
+INSTANCES_MAX: Final = 1_000_000
+SERVICES_MAX: Final = 250_000
+LEASES_MAX: Final = 2_000_000
+KEYS_MAX: Final = 1_000_000
+KEYS_BYTES_MAX: Final = 256 * 1024 * 1024
+SHARED_VALUES_MAX: Final = 16_384  # equal lists of ports, tags, meta kept once; of each of two generations
+SHARED_ADDRESSES_MAX: Final = 4_096
+
 # Commands and the log
 COMMAND_BYTES_MAX: Final = 900 * 1024
 ENTRY_BYTES_MAX: Final = 960 * 1024  # a packed entry, below PySyncObj's batch size of 1 MiB
@@ -40,6 +53,9 @@ CHANGE_LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 EVENTS_MAX: Final = 10_000
 IDEMPOTENCY_KEYS_MAX: Final = 65_536
 IDEMPOTENCY_AGE_MS: Final = 600_000
+IDEMPOTENCY_BYTES_MAX: Final = 64 * 1024 * 1024
+IDEMPOTENCY_DIGEST_BYTES_MAX: Final = 64
+TXN_RESULT_BYTES_MAX: Final = 900 * 1024
 LOG_RETAINED_BYTES: Final = 32 * 1024 * 1024
 WAL_SEGMENT_BYTES: Final = 8 * 1024 * 1024
 PROPOSALS_WAITING_MAX: Final = 10_000

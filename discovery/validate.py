@@ -96,6 +96,13 @@ def _ipv6_rule(text: str) -> str | None:
     return None if ip.compressed == text else f"must be in canonical form: {ip.compressed}"
 
 
+def addresses(addresses: tuple[str, ...]) -> list[FieldError]:
+    """Rules of an instance's addresses: at least one, canonical IP literals, none twice."""
+    if not addresses:
+        return [_error("addresses", "must name at least one address")]
+    return _addresses("addresses", addresses, limits.ADDRESSES_PER_INSTANCE_MAX)
+
+
 def _addresses(field: str, addresses: tuple[str, ...], most: int) -> list[FieldError]:
     found = _too_many(field, addresses, most)
     if found:
@@ -176,15 +183,12 @@ def label(text: str, field: str) -> list[FieldError]:
 
 def instance(spec: Instance) -> list[FieldError]:
     """Every rule that an instance breaks, field by field, in the words of the API (CONTRACT section 2)."""
-    return instance_identity(spec) + ports(spec.ports) + tags(spec.tags) + meta(spec.meta)
+    return identity(spec) + addresses(spec.addresses) + ports(spec.ports) + tags(spec.tags) + meta(spec.meta)
 
 
-def instance_identity(spec: Instance) -> list[FieldError]:
-    """The rules of :func:`instance` for all but ports, tags and meta, which many instances share."""
+def identity(spec: Instance) -> list[FieldError]:
+    """The rules of :func:`instance` for what is an instance's own: names and numbers, without the lists."""
     found = names(spec.namespace, spec.service, spec.id)
-    if not spec.addresses:
-        found.append(_error("addresses", "must name at least one address"))
-    found += _addresses("addresses", spec.addresses, limits.ADDRESSES_PER_INSTANCE_MAX)
     if spec.hostname is not None:
         found += label(spec.hostname, "hostname")
     found += _outside("weight", spec.weight, 0, UINT16_MAX)
