@@ -1,0 +1,243 @@
+"""Clients that a drill lets loose on a cluster: writers, heartbeating instances, DNS probes.
+
+Each keeps an exact record of what it was *told* (acknowledged, refused, unknown) and when, so that afterwards
+the promises can be judged from the outside. Times are ``time.monotonic()`` seconds of the client. A client that
+loses its node goes on with the next, as real ones do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import aiohttp
+
+from discovery.testing.dnsclient import Reply, dns_client
+
+TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=1.0)
+
+
+@dataclass
+class Attempt:
+    """One write: when it was sent and answered, and what the answer was (0: the connection failed)."""
+
+    key: str
+    value: bytes
+    sent: float
+    answered: float
+    status: int
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the cluster promised to keep it."""
+        return 200 <= self.status < 300
+
+
+@dataclass
+class Writers:
+    """Puts of distinct keys at a steady rate, each an own task, so that a slow one holds none back."""
+
+    urls: Sequence[str]
+    per_second: float = 100.0
+    prefix: str = "drill"
+    attempts: list[Attempt] = field(default_factory=list)
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Write until cancelled; open attempts are finished (at most their timeout) before it returns."""
+        began, number = time.monotonic(), 0
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                while True:
+                    tasks.create_task(self._write(session, number))
+                    number += 1
+                    await asyncio.sleep(max(0.0, began + number / self.per_second - time.monotonic()))
+            except asyncio.CancelledError:
+                return
+
+    async def _write(self, session: aiohttp.ClientSession, number: int) -> None:
+        key, value = f"{self.prefix}/{number}", f"value-{number}".encode()
+        url = f"{self.urls[number % len(self.urls)]}/api/v1/kv/{key}"
+        sent = time.monotonic()
+        status = 0
+        try:
+            async with session.put(url, data=value) as response:
+                status = response.status
+                await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            status = 0
+        self.attempts.append(Attempt(key, value, sent, time.monotonic(), status))
+
+    def acknowledged(self) -> dict[str, bytes]:
+        """The writes that the cluster promised to keep."""
+        return {attempt.key: attempt.value for attempt in self.attempts if attempt.acknowledged}
+
+    def gap_after(self, moment: float) -> float | None:
+        """Seconds from ``moment`` to the first acknowledgement of a write that was sent after it."""
+        answers = [a.answered for a in self.attempts if a.acknowledged and a.sent >= moment]
+        return min(answers) - moment if answers else None
+
+
+@dataclass
+class Beat:
+    """One heartbeat's fate."""
+
+    sent: float
+    answered: float
+    status: int
+
+
+@dataclass
+class Instances:
+    """Instances that register, heartbeat at a third of their TTL, and register again after a 404."""
+
+    urls: Sequence[str]
+    count: int = 100
+    services: int = 10
+    ttl_s: float = 3.0
+    namespace: str = "default"
+    beats: dict[str, list[Beat]] = field(default_factory=dict)
+    re_registered: list[str] = field(default_factory=list)
+
+    def place(self, number: int) -> tuple[str, str, str]:
+        """(service, id, address) of instance ``number``."""
+        return f"svc{number % self.services}", f"i{number}", f"10.9.{number // 250}.{number % 250 + 1}"
+
+    def expected(self, service: str) -> set[str]:
+        """The addresses that every DNS answer for ``service`` must hold."""
+        places = (self.place(number) for number in range(self.count))
+        return {address for name, _, address in places if name == service}
+
+    async def register(self, session: aiohttp.ClientSession) -> None:
+        """Register all; raises when one is refused."""
+        for number in range(self.count):
+            status = await self._register(session, number)
+            if status not in (200, 201):
+                raise RuntimeError(f"registration of instance {number} answered {status}")
+
+    async def _register(self, session: aiohttp.ClientSession, number: int, attempt: int = 0) -> int:
+        service, instance, address = self.place(number)
+        body = {"address": address, "ports": {"http": 8080}, "ttl": self.ttl_s}
+        return await self._send(session, number + attempt, "PUT", self._path(service, instance), body)
+
+    def _path(self, service: str, instance: str) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/services/{service}/instances/{instance}"
+
+    async def _send(
+        self, session: aiohttp.ClientSession, node: int, method: str, path: str, body: object = None
+    ) -> int:
+        url = self.urls[node % len(self.urls)] + path
+        try:
+            async with session.request(method, url, json=body) as response:
+                await response.read()
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return 0
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Heartbeat until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self.count):
+                tasks.create_task(self._live(session, number))
+
+    async def _live(self, session: aiohttp.ClientSession, number: int) -> None:
+        service, instance, _ = self.place(number)
+        beats = self.beats.setdefault(instance, [])
+        node = number
+        await asyncio.sleep(self.ttl_s / 3 * number / self.count)
+        while True:
+            sent = time.monotonic()
+            status = await self._send(session, node, "PUT", self._path(service, instance) + "/heartbeat")
+            beats.append(Beat(sent, time.monotonic(), status))
+            if status == 404:
+                self.re_registered.append(instance)
+                await self._register(session, number, node)
+            if status == 200:
+                await asyncio.sleep(max(0.0, sent + self.ttl_s / 3 - time.monotonic()))
+            else:
+                node += 1
+                await asyncio.sleep(0.05)
+
+
+@dataclass
+class DnsProbe:
+    """Asks one node for each name in turn, ``per_second`` times, and keeps every reply."""
+
+    host: str
+    port: int
+    names: Sequence[str]
+    per_second: float = 50.0
+    replies: dict[str, list[Reply]] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        began, number = time.monotonic(), 0
+        async with dns_client(self.host, self.port) as client, asyncio.TaskGroup() as tasks:
+            try:
+                while True:
+                    tasks.create_task(self._probe(client, self.names[number % len(self.names)]))
+                    number += 1
+                    await asyncio.sleep(max(0.0, began + number / self.per_second - time.monotonic()))
+            except asyncio.CancelledError:
+                return
+
+    async def _probe(self, client: DnsClient, name: str) -> None:
+        reply = await client.ask(name)
+        self.replies.setdefault(name, []).append(reply)
+
+    def silence(self, begin: float, end: float) -> float:
+        """The longest time without an answer between two moments, seconds."""
+        answered = sorted(
+            reply.answered
+            for replies in self.replies.values()
+            for reply in replies
+            if reply.rcode >= 0 and begin <= reply.answered <= end
+        )
+        marks = [begin, *answered, end]
+        return max(later - earlier for earlier, later in pairwise(marks))
+
+    def wrong(self, name: str, expected: set[str], begin: float, end: float) -> list[Reply]:
+        """Answers in a span that lack one of ``expected``."""
+        return [
+            reply
+            for reply in self.replies.get(name, [])
+            if reply.rcode >= 0 and begin <= reply.asked and reply.answered <= end and not expected <= reply.addresses
+        ]
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client with bounded timeouts and without a limit of its own on connections."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=TIMEOUT, connector=connector) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def running(*coroutines: object) -> AsyncIterator[None]:
+    """Run loads in the background for the length of a block; a load that fails fails the block."""
+    tasks = [asyncio.ensure_future(c) for c in coroutines]  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def distribution(values: Sequence[float], unit: str = "s") -> str:
+    """Minimum, median, 90th percentile and maximum, for people: ``min 0.012 p50 0.034 … s (n=50)``."""
+    if not values:
+        return "no values"
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    return f"min {ordered[0]:.3f} p50 {at(0.5):.3f} p90 {at(0.9):.3f} max {ordered[-1]:.3f} {unit} (n={len(ordered)})"
