@@ -1,0 +1,1 @@
+"""Tools for tests and drills: simulator, clusters of real processes, load."""

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import aiohttp
 
-from discovery.testing.dnsclient import Reply, dns_client
+from discovery.testing.dnsclient import DnsClient, Reply, dns_client
 
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=1.0)
 
