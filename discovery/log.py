@@ -77,7 +77,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for ``record``, with a traceback below it when there is one."""
-        parts = [_time(record), record.levelname, self.process, f"{_source(record)}:", _escaped(record.getMessage())]
+        source = _source(record)
+        speaker = self.process if source == self.process else f"{self.process} {source}"
+        parts = [_time(record), record.levelname, f"{speaker}:", _escaped(record.getMessage())]
         parts += [f"{name}={_value(value)}" for name, value in _fields(record).items()]
         trace = "\n" + self.formatException(record.exc_info) if record.exc_info else ""
         return " ".join(parts) + trace

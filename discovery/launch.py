@@ -1,0 +1,109 @@
+"""How the supervisor starts its children: command lines, inherited sockets, addresses that became of the options.
+
+:class:`NodeSettings` is what the node process is told, as JSON on its command line. It holds no secret: the file with
+the cluster secret is named, not its content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from discovery import listen
+from discovery.config_rules import is_wildcard, listen_address
+from discovery.config_schema import Config
+
+FEED_SOCKET: Final = "feed"
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """What a node process needs to begin.
+
+    Args:
+        http_url: under which others reach this node, ``http://HOST:PORT``.
+        raft_address: that peers dial, ``HOST:PORT``.
+        dns_address: of this name server, ``HOST:PORT``.
+        http_fds: listening sockets of the HTTP API.
+        raft_fd: listening socket for peers.
+        control_fd: socket to the supervisor.
+        feed: path of the Unix socket that DNS workers connect to.
+    """
+
+    config: Config
+    http_url: str
+    raft_address: str
+    dns_address: str
+    http_fds: tuple[int, ...]
+    raft_fd: int
+    control_fd: int
+    feed: str
+
+
+def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, object]:
+    """What a name server of ours is told besides its zone.
+
+    Args:
+        config: of the node.
+        addresses: on which its DNS answers, ``HOST:PORT``; unless one is advertised, those that are no wildcard are
+            the addresses of the apex name server.
+    """
+    own = [parts[0] for address in addresses if not is_wildcard(address) and (parts := listen_address(address))]
+    return {
+        "ttl": config.dns.ttl,
+        "udp_max": config.dns.udp_max,
+        "max_answers": config.dns.max_answers,
+        "reverse_zones": list(config.dns.reverse_zones),
+        "ns_addresses": [config.dns.advertise] if config.dns.advertise else list(dict.fromkeys(own)),
+        "log_format": config.log.format,
+        "log_level": config.log.level,
+    }
+
+
+class Launch:
+    """The command lines of the children of one supervisor."""
+
+    def __init__(self, config: Config, sockets: listen.Sockets, directory: Path) -> None:
+        self.config = config
+        self.sockets = sockets
+        self._feed = str(directory / FEED_SOCKET)
+        self._dns = [listen.bound(sock) for sock in sockets.dns]
+        self.http_url = config.http.advertise or f"http://{listen.preferred(sockets.http)}"
+        self.raft_address = config.raft.advertise or listen.preferred(sockets.raft)
+        self.dns_address = listen.preferred(sockets.dns)
+
+    def node(self, control_fd: int) -> tuple[Sequence[str], Sequence[int]]:
+        """Module and arguments of the node process, and the descriptors it inherits."""
+        settings = NodeSettings(
+            config=self.config,
+            http_url=self.http_url,
+            raft_address=self.raft_address,
+            dns_address=self.dns_address,
+            http_fds=tuple(sock.fileno() for sock in self.sockets.http),
+            raft_fd=self.sockets.raft[0].fileno(),
+            control_fd=control_fd,
+            feed=self._feed,
+        )
+        arguments = ("discovery.node", "--settings", msgspec.json.encode(settings).decode())
+        return arguments, (*settings.http_fds, settings.raft_fd, control_fd)
+
+    def worker(self, index: int, join: str) -> tuple[Sequence[str], Sequence[int]]:
+        """Module and arguments of a DNS worker, and the descriptors it inherits.
+
+        Args:
+            index: of the worker, from 0.
+            join: ``now`` at the first start (SERVFAIL until the first sync), ``synced`` for a replacement.
+        """
+        fds = tuple(sock.fileno() for sock in self.sockets.dns)
+        arguments = ["discovery.dns.worker", "--index", str(index), "--feed", self._feed, "--zone", self.config.zone]
+        for address, fd in zip(self._dns, fds, strict=True):
+            arguments += ["--listen", address, "--tcp-fd", str(fd)]
+        arguments += ["--settings", json.dumps(dns_settings(self.config, self._dns)), "--join", join]
+        return arguments, fds
+
+    def ready_line(self) -> str:
+        """What ``serve`` prints once it serves (CONTRACT section 1)."""
+        return f"ready id={self.config.id} http={self.http_url} dns={self.dns_address} raft={self.raft_address}"
