@@ -129,10 +129,10 @@ def _tcp(key: str, address: str) -> socket.socket:
             raise
         return sock
 
-    return _bind(key, "TCP", address, listen)
+    return _bind(key, "TCP", address, listen, RETRY_S)
 
 
-def _bind(key: str, transport: str, address: str, attempt: Callable[[], _T], retry_s: float = RETRY_S) -> _T:
+def _bind(key: str, transport: str, address: str, attempt: Callable[[], _T], retry_s: float) -> _T:
     """Try ``attempt`` until it succeeds; a port in use is waited for a little while."""
     deadline = time.monotonic() + retry_s
     waited = False
