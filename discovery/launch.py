@@ -58,6 +58,7 @@ def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, object]:
         "max_answers": config.dns.max_answers,
         "reverse_zones": list(config.dns.reverse_zones),
         "ns_addresses": [config.dns.advertise] if config.dns.advertise else list(dict.fromkeys(own)),
+        "node": config.id,
         "log_format": config.log.format,
         "log_level": config.log.level,
     }
