@@ -18,6 +18,7 @@ import aiohttp
 
 from discovery.testing.dnsclient import DnsClient, Reply, dns_client
 
+SERVFAIL = 2
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=1.0)
 
 
@@ -130,8 +131,9 @@ class Instances:
         self, session: aiohttp.ClientSession, node: int, method: str, path: str, body: object = None
     ) -> int:
         url = self.urls[node % len(self.urls)] + path
+        patience = aiohttp.ClientTimeout(total=self.ttl_s / 3)  # a hung node must not cost the instance its lease
         try:
-            async with session.request(method, url, json=body) as response:
+            async with session.request(method, url, json=body, timeout=patience) as response:
                 await response.read()
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -200,11 +202,23 @@ class DnsProbe:
         return max(later - earlier for earlier, later in pairwise(marks))
 
     def wrong(self, name: str, expected: set[str], begin: float, end: float) -> list[Reply]:
-        """Answers in a span that lack one of ``expected``."""
+        """Answers in a span that lack one of ``expected``; SERVFAIL is no answer (see :meth:`refused`)."""
         return [
             reply
             for reply in self.replies.get(name, [])
-            if reply.rcode >= 0 and begin <= reply.asked and reply.answered <= end and not expected <= reply.addresses
+            if reply.rcode not in (-1, SERVFAIL)
+            and begin <= reply.asked
+            and reply.answered <= end
+            and not expected <= reply.addresses
+        ]
+
+    def refused(self, begin: float, end: float) -> list[Reply]:
+        """The SERVFAIL answers of a span."""
+        return [
+            reply
+            for replies in self.replies.values()
+            for reply in replies
+            if reply.rcode == SERVFAIL and begin <= reply.asked and reply.answered <= end
         ]
 
 
