@@ -1,0 +1,7 @@
+"""The replicated state machine (pure): commands in, results, groups of changes and lease effects out."""
+
+from __future__ import annotations
+
+from discovery.store.state import Outcome, Store
+
+__all__ = ["Outcome", "Store"]

@@ -1,0 +1,81 @@
+"""Results of requests that carried an Idempotency-Key, so that a repeated one is answered and not applied again.
+
+The table is replicated and ages by log time, so that every node forgets at the same entry of the log.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from discovery import limits
+from discovery.command import Failure, Idempotency, Result
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A decided request: the digest of its body, log time in Unix ms, encoded result."""
+
+    digest: bytes
+    time_ms: int
+    result: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Result] = msgspec.msgpack.Decoder(Result)
+
+
+class Dedup:
+    """Results by Idempotency-Key, oldest first."""
+
+    __slots__ = ("bytes", "kept", "order")
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.order: deque[str] = deque()
+        self.bytes = 0
+
+    def find(self, request: Idempotency, now_ms: int) -> Result | None:
+        """The answer to a request seen before, a refusal, or ``None``: apply it, then :meth:`keep` the result."""
+        self._expire(now_ms)
+        kept = self.kept.get(request.key)
+        if kept is None:
+            return self._refuse(request)
+        if kept.digest == request.digest:
+            return _decoder.decode(kept.result)
+        text = "this Idempotency-Key was used for another request: take a new key for each new request"
+        return Failure("idempotency_mismatch", text, "Idempotency-Key", "must be new for another request")
+
+    def _refuse(self, request: Idempotency) -> Failure | None:
+        most = limits.IDEMPOTENCY_KEY_CHARS_MAX
+        if not 1 <= len(request.key) <= most:
+            rule = f"must be 1..{most} characters"
+            return Failure("invalid_input", f"Idempotency-Key {rule}", "Idempotency-Key", rule)
+        if len(request.digest) > limits.IDEMPOTENCY_DIGEST_BYTES_MAX:
+            rule = f"must be at most {limits.IDEMPOTENCY_DIGEST_BYTES_MAX} bytes"
+            return Failure("invalid_input", f"the digest of the request {rule}", "digest", rule)
+        if len(self.kept) >= limits.IDEMPOTENCY_KEYS_MAX or self.bytes >= limits.IDEMPOTENCY_BYTES_MAX:
+            minutes = limits.IDEMPOTENCY_AGE_MS // 60_000
+            return Failure("overloaded", f"too many Idempotency-Keys within {minutes} minutes: repeat later")
+        return None
+
+    def keep(self, request: Idempotency, now_ms: int, result: Result) -> None:
+        """Remember the result of a request for ``limits.IDEMPOTENCY_AGE_MS``."""
+        self.add(request.key, Kept(request.digest, now_ms, _encoder.encode(result)))
+
+    def add(self, key: str, kept: Kept) -> None:
+        """Add the newest entry."""
+        self.kept[key] = kept
+        self.order.append(key)
+        self.bytes += len(kept.result)
+
+    def load(self, entries: Iterable[tuple[str, Kept]]) -> None:
+        """Add the entries of a snapshot, oldest first."""
+        for key, kept in entries:
+            self.add(key, kept)
+
+    def _expire(self, now_ms: int) -> None:
+        oldest = now_ms - limits.IDEMPOTENCY_AGE_MS
+        while self.order and self.kept[self.order[0]].time_ms <= oldest:
+            self.bytes -= len(self.kept.pop(self.order.popleft()).result)

@@ -1,0 +1,90 @@
+"""Commands of leases: grant, revoke, and the leader's own: evict and checkpoint. Also the founding of a history."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from discovery import limits, validate
+from discovery.command import Checkpoint, Evict, Failure, Found, Grant, LeaseEffect, Result, Revoke
+from discovery.store.registrations import taken
+from discovery.store.work import Work, full, invalid
+
+_HISTORY: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.HISTORY_CHARS_MAX}}}")
+
+
+def grant(work: Work, command: Grant) -> Result:
+    """Create a lease; no revision moves, as nothing that is followed changes (as in etcd)."""
+    if errors := validate.lease_id(command.id, "id") + validate.ttl(command.ttl_ms):
+        return invalid(errors)
+    held = work.tables.leases.held
+    if command.id in held:
+        return taken(command.id)
+    if len(held) >= limits.LEASES_MAX:
+        return full("leases", limits.LEASES_MAX)
+    work.start_lease(command.id, command.ttl_ms, own=False)
+    return work.written(created=True, lease=work.brief(command.id))
+
+
+def revoke(work: Work, command: Revoke) -> Result:
+    """Remove a lease and all that hangs on it; gone already is no error (``deleted`` is 0 then, else 1)."""
+    if command.id not in work.tables.leases.held:
+        return work.written()
+    work.drop_lease(command.id, "revoked")
+    return work.written(deleted=1)
+
+
+def _too_many(count: int) -> Failure | None:
+    most = limits.EVICTIONS_PER_COMMAND_MAX
+    if count <= most:
+        return None
+    rule = f"must be at most {most} entries"
+    return Failure("invalid_input", f"leases {rule}: send several commands", "leases", rule)
+
+
+def evict(work: Work, command: Evict) -> Result:
+    """Remove leases that have expired, unless the leader's term or a lease's version has moved meanwhile.
+
+    ``deleted`` counts leases. A lease that is skipped is told as ``kept``, so that waiting heartbeats go on.
+    """
+    if refusal := _too_many(len(command.leases)):
+        return refusal
+    held = work.tables.leases.held
+    current = command.term == work.term
+    expired = 0
+    for lease_id, version, heard_ms in command.leases:
+        lease = held.get(lease_id)
+        if lease is None:
+            continue
+        if current and lease.version == version:
+            work.drop_lease(lease_id, "expired", heard_ms)
+            expired += 1
+        else:
+            work.effects.append(LeaseEffect("kept", lease_id, lease.version, lease.ttl_ms))
+    return work.written(deleted=expired)
+
+
+def checkpoint(work: Work, command: Checkpoint) -> Result:
+    """Note the remaining TTL of long leases; pairs that do not fit any more are skipped, as in :func:`evict`."""
+    if refusal := _too_many(len(command.leases)):
+        return refusal
+    leases = work.tables.leases
+    if command.term == work.term:
+        for lease_id, version, remaining_ms in command.leases:
+            lease = leases.held.get(lease_id)
+            if lease is None or lease.version != version or lease.ttl_ms < limits.LEASE_CHECKPOINT_TTL_MS_MIN:
+                continue
+            if 0 <= remaining_ms <= lease.ttl_ms:
+                leases.checkpoint(lease_id, remaining_ms)
+    return work.written()
+
+
+def found(work: Work, command: Found) -> Result:
+    """Begin the history of a new cluster; a second founding changes nothing."""
+    if not _HISTORY.fullmatch(command.history):
+        rule = f"must be 1..{limits.HISTORY_CHARS_MAX} characters of A-Z a-z 0-9 . _ -"
+        return Failure("invalid_input", f"history {rule}", "history", rule)
+    if work.tables.history:
+        return work.written()
+    work.tables.history = command.history
+    return work.written(created=True)
