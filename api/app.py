@@ -1,0 +1,212 @@
+"""The application: finds the endpoint of a request, lets it answer, and shows every error as problem+json.
+
+There is no chain of middlewares; what every request needs (:meth:`App.answer`) is one function, because at 10,000
+heartbeats a second each microsecond is a hundredth of a core.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from socket import socket
+from ssl import SSLContext
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import hdrs, web
+
+from discovery import limits
+from discovery.api import problem
+from discovery.api.call import REVISION, Call, Registry, Resolver, read_body
+from discovery.api.codec import parse_query, refuse
+from discovery.api.guard import Guard
+from discovery.api.problem import BadRequest
+from discovery.api.route import Endpoint, Route, Router
+from discovery.api.routes import LATER, ROUTES
+from discovery.api.server import Server
+from discovery.errors import Forbidden, InvalidInput, MethodNotAllowed, NotFound, RegistryError
+from discovery.metrics import Exposition, HttpCounters
+
+log: Final = logging.getLogger(__name__)
+
+CSP: Final = "default-src 'none'; frame-ancestors 'none'"
+_CONSISTENCY: Final = frozenset({"consistency"})
+_VISIBLE: Final = frozenset({"visible"})
+_KIND_QUERY: Final = {"read": _CONSISTENCY, "write": _VISIBLE, "plain": frozenset[str]()}
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the API needs to know of the configuration.
+
+    Args:
+        zone: the DNS suffix served, for the ``dns`` names of instances.
+        hosts: advertised host names that a ``Host`` header may carry.
+    """
+
+    zone: str = "cluster.local"
+    hosts: frozenset[str] = frozenset()
+
+
+class App:
+    """Answers requests; one for each node."""
+
+    def __init__(self, registry: Registry, resolver: Resolver, settings: Settings, now: Callable[[], float]) -> None:
+        self.registry: Final = registry
+        self.resolver: Final = resolver
+        self.zone: Final = settings.zone
+        self.bodies_bytes = 0
+        self.counters: Final = HttpCounters()
+        self._exposition: Exposition | None = None
+        self._guard: Final = Guard(frozenset(host.lower() for host in settings.hosts))
+        self._router: Final = Router(ROUTES)
+        self._now: Final = now
+
+    # Answers
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; never raises but for a lost connection or a cancelled task."""
+        started = self._now()
+        route = "unmatched"
+        try:
+            path, query = self._target(request)
+            self._guard.check(request.headers)
+            found = self._router.match(path)
+            if found is None:
+                raise NotFound("no such path; the API is under /api/v1")
+            route = found[0].name
+            response = await self._answer(request, found[0], found[1], query)
+        except RegistryError as error:
+            response = self.problem(error)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            log.exception("defect in a handler", extra={"route": route})
+            response = self.problem(problem.unexpected(error))
+        if not request.content.is_eof():
+            response.force_close()  # what the client still sends is no request
+        self.counters.count(route, request.method, response.status, self._now() - started)
+        return response
+
+    def _target(self, request: web.BaseRequest) -> tuple[str, str]:
+        """Raw path and raw query of the request target (RFC 9112 section 3.2: origin, absolute or asterisk form)."""
+        raw = request.raw_path
+        if "#" in raw:
+            raise BadRequest("the request target must not hold a fragment: # is written %23")
+        if not raw.startswith("/") and raw != "*":
+            parts = urlsplit(raw)
+            if parts.scheme not in ("http", "https") or not self._guard.accepts(parts.netloc):
+                raise Forbidden("the request target names another host")
+            raw = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if hdrs.HOST not in request.headers and request.version >= (1, 1):
+            raise BadRequest("a request must carry one Host header (RFC 9112 section 3.2)")
+        path, _, query = raw.partition("?")
+        return path, query
+
+    async def _answer(
+        self, request: web.BaseRequest, route: Route, parameters: dict[str, str], query: str
+    ) -> web.Response:
+        method = request.method
+        endpoint = route.methods.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            return self._other_method(method, route)
+        call = Call(self, request, parameters, query)
+        if query and endpoint.kind != "plain":
+            call.query = parse_query(query, endpoint.query | _KIND_QUERY[endpoint.kind], LATER)
+        if endpoint.kind == "read":
+            await self._consistency(call)
+        elif endpoint.kind == "write":
+            await self._body(call, endpoint)
+        response: web.Response = await endpoint.handler(call)
+        return response
+
+    def _other_method(self, method: str, route: Route) -> web.Response:
+        if method == "OPTIONS":
+            return self.respond(204, None, "", {hdrs.ALLOW: route.allow})
+        response = self.problem(MethodNotAllowed(f"{route.pattern} takes {route.allow}"))
+        response.headers[hdrs.ALLOW] = route.allow
+        return response
+
+    async def _consistency(self, call: Call) -> None:
+        wanted = call.option("consistency")
+        if wanted is None or wanted == "stale":
+            return
+        if wanted != "strong":
+            refuse("consistency", "must be stale or strong", wanted)
+        await self.registry.barrier()
+        call.strong = True
+
+    async def _body(self, call: Call, endpoint: Endpoint) -> None:
+        visible = call.option("visible")
+        if visible is not None and visible != "cluster":
+            refuse("visible", "must be cluster", visible)
+        call.body = await read_body(self, call.request, endpoint.body_max or limits.COMMAND_BYTES_MAX)
+        if call.body and not endpoint.body_max and call.body.strip() not in (b"", b"{}", b"null"):
+            raise InvalidInput("this request takes no body")
+
+    def respond(
+        self, status: int, body: bytes | None, content_type: str, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        """A response with the headers that every answer carries."""
+        store = self.registry.store
+        every = {
+            REVISION: str(store.revision),
+            "X-Registry-History": store.history,
+            "X-Registry-Node": self.registry.node_id,
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": CSP,
+            hdrs.SERVER: "discovery",
+        }
+        if body is not None:
+            every[hdrs.CONTENT_TYPE] = content_type
+        if headers:
+            every.update(headers)
+        return web.Response(status=status, body=body, headers=every)
+
+    def problem(self, error: RegistryError) -> web.Response:
+        """An error as problem+json."""
+        return self.respond(error.status, problem.body(error), problem.CONTENT_TYPE, problem.headers(error))
+
+    def raw_problem(self, error: RegistryError) -> bytes:
+        """An error as the bytes of a whole answer, for a connection that never had a request."""
+        response = self.problem(error)
+        body = response.body
+        assert isinstance(body, bytes)
+        response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
+        response.headers[hdrs.CONNECTION] = "close"
+        head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+        return f"HTTP/1.1 {error.status} {response.reason}\r\n{head}\r\n".encode() + body
+
+    def metrics(self) -> bytes:
+        """The exposition of ``/metrics``."""
+        assert self._exposition is not None
+        return self._exposition.text()
+
+    def attach(self, server: Server) -> None:
+        """Let ``/metrics`` show the connections of ``server``."""
+        self._exposition = Exposition(self.registry, self.counters, server)
+
+
+def make_app(
+    registry: Registry, *, resolver: Resolver, settings: Settings, now: Callable[[], float] = time.monotonic
+) -> Server:
+    """The HTTP server of a node, for :func:`serve` or ``aiohttp.web.ServerRunner``; call it in the running loop.
+
+    It is aiohttp's low-level server, not an ``Application``: see :mod:`discovery.api.server`.
+    """
+    app = App(registry, resolver, settings, now)
+    server = Server(app.handle, app, now)
+    app.attach(server)
+    return server
+
+
+async def serve(
+    server: Server, sockets: Iterable[socket], *, ssl_context: SSLContext | None = None, shutdown_timeout_s: float = 5.0
+) -> web.ServerRunner:
+    """Answer on ``sockets`` (bound, listening or not); ``await runner.cleanup()`` drains and ends."""
+    runner = web.ServerRunner(server, shutdown_timeout=shutdown_timeout_s)
+    await runner.setup()
+    for bound in sockets:
+        await web.SockSite(runner, bound, ssl_context=ssl_context, backlog=1024).start()
+    return runner

@@ -1,0 +1,203 @@
+"""Connections: aiohttp's HTTP/1.1 protocol with our limits, deadlines and error pages.
+
+aiohttp's low-level ``web.Server`` is used without its ``Application``: our own route table is needed anyway (raw
+paths), and a heartbeat costs a fifth less. What aiohttp would answer by itself (a bad request line, a defect) becomes
+problem+json here. Slow clients: a head must be complete ``HTTP_HEADER_S_MAX`` after its first byte (or after the
+connection was made); when a client is at its connection limit, the one it has left waiting longest makes room, so
+that a flood of half-open requests does not lock out the good ones behind the same address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from discovery import limits
+from discovery.api.problem import BadRequest, HeadersTooLarge, RequestTimeout, unexpected
+from discovery.errors import Overloaded, RegistryError
+
+log: Final = logging.getLogger(__name__)
+
+SWEEP_S: Final = 0.5
+
+
+class Pages(Protocol):
+    """How the application shows an error: as a response, or as the raw bytes of one (then the connection ends)."""
+
+    def problem(self, error: RegistryError) -> web.Response:
+        """The error as a response."""
+
+    def raw_problem(self, error: RegistryError) -> bytes:
+        """The error as the bytes of a whole answer with ``Connection: close``."""
+
+
+class Connection(RequestHandler):
+    """One client connection."""
+
+    __slots__ = ("head_bytes", "peer", "server")
+
+    def __init__(self, server: Server, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self.server: Final = server
+        self.peer = ""
+        self.head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and watch how long and how large a head grows."""
+        super().data_received(data)
+        waiter = self._waiter
+        if self._messages or (waiter is not None and waiter.done()):
+            if self.head_bytes or self in self.server.opening:
+                self.head_bytes = 0
+                self.server.opening.pop(self, None)
+        elif waiter is not None:
+            self.head_bytes += len(data)
+            self.server.opening.setdefault(self, self.server.now())
+            if self.head_bytes > limits.HTTP_HEADER_BYTES_MAX:
+                self.refuse(HeadersTooLarge(f"a request head must be at most {limits.HTTP_HEADER_BYTES_MAX} bytes"))
+
+    def waits(self) -> bool:
+        """Whether no request is being answered."""
+        return self._current_request is None and not self._messages
+
+    def refuse(self, error: RegistryError) -> None:
+        """Say why, and close."""
+        if self.transport is not None:
+            self.transport.write(self.server.pages.raw_problem(error))
+        self.drop()
+
+    def drop(self) -> None:
+        """Close, and be forgotten at once (the loop reports a lost connection only later)."""
+        self.server.forget(self)
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Show errors of aiohttp itself as problem+json; the connection closes, as what follows cannot be trusted."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun already, it can only be cut off")
+        response = self.server.pages.problem(_error_of(status, exc, message))
+        response.force_close()
+        return response
+
+
+def _error_of(status: int, exc: BaseException | None, message: str | None) -> RegistryError:
+    if isinstance(exc, LineTooLong):
+        return HeadersTooLarge("the request line or a header is too long")
+    if 400 <= status < 500:
+        first = (message or "the request is malformed").strip().splitlines()[0]
+        return BadRequest(f"not an HTTP request that is accepted here: {first[:200]}")
+    log.error("defect outside a handler", exc_info=exc)
+    return unexpected(exc if isinstance(exc, Exception) else RuntimeError())
+
+
+class Server(web.Server):
+    """The listening side: counts connections and ends the slow ones.
+
+    Args:
+        handler: answers one request.
+        pages: shows errors.
+        now: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        pages: Pages,
+        now: Callable[[], float],
+    ) -> None:
+        super().__init__(
+            handler,
+            access_log=None,
+            keepalive_timeout=limits.HTTP_IDLE_S_MAX,
+            lingering_time=limits.HTTP_LINGER_S_MAX,
+            max_headers=limits.HTTP_HEADERS_MAX,
+            auto_decompress=False,  # Content-Encoding is refused, so never decompressed
+        )
+        self.pages: Final = pages
+        self.now: Final = now
+        self.opening: Final[dict[Connection, float]] = {}  # connections without a whole head, oldest first
+        self.peers: Final[dict[str, dict[Connection, None]]] = {}
+        self.connection_count = 0
+        self.refused = 0
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Count it; at a limit make room, or refuse."""
+        super().connection_made(handler, transport)
+        assert isinstance(handler, Connection)
+        name = transport.get_extra_info("peername")
+        handler.peer = name[0] if isinstance(name, tuple) else ""
+        if not self._room(handler.peer):
+            self.refused += 1
+            handler.refuse(Overloaded("too many connections, and every one of them is busy"))
+            return
+        self.connection_count += 1
+        self.peers.setdefault(handler.peer, {})[handler] = None
+        self.opening[handler] = self.now()
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _room(self, peer: str) -> bool:
+        """Whether one more connection of ``peer`` fits, after at most one waiting connection was closed for it."""
+        mine = self.peers.get(peer, {})
+        if peer and len(mine) >= limits.HTTP_CONNECTIONS_PER_CLIENT_MAX:
+            return self._close_waiting(mine)
+        if self.connection_count >= limits.HTTP_CONNECTIONS_MAX:
+            return self._close_waiting(max(self.peers.values(), key=len))
+        return True
+
+    def _close_waiting(self, candidates: dict[Connection, None]) -> bool:
+        """Close the oldest that never sent a whole head, else the oldest idle one."""
+        victim = next((one for one in candidates if one in self.opening), None)
+        victim = victim or next((one for one in candidates if one.waits()), None)
+        if victim is None:
+            return False
+        self.refused += 1
+        victim.drop()
+        return True
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Count it off."""
+        super().connection_lost(handler, exc)
+        assert isinstance(handler, Connection)
+        self.forget(handler)
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection off; once is enough."""
+        self.opening.pop(connection, None)
+        mine = self.peers.get(connection.peer)
+        if mine is None or connection not in mine:
+            return
+        del mine[connection]
+        self.connection_count -= 1
+        if not mine:
+            del self.peers[connection.peer]
+
+    def _sweep(self) -> None:
+        """End the connections whose head is overdue; runs while there are connections without one."""
+        overdue = self.now() - limits.HTTP_HEADER_S_MAX
+        late = []
+        for connection, since in self.opening.items():
+            if since > overdue:
+                break
+            late.append(connection)
+        for connection in late:
+            self.refused += 1
+            connection.refuse(RequestTimeout(f"a request head must arrive within {limits.HTTP_HEADER_S_MAX:.0f} s"))
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self.opening else None

@@ -1,0 +1,151 @@
+"""What ``/metrics`` shows: ``discovery_*``, Prometheus naming, every label bounded.
+
+Numbers are read when they are asked for, from objects that keep them anyway; the hot path only adds to a dictionary.
+A label is never a name that a client can choose: routes are those of the table, methods a closed list.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Protocol
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from discovery import __version__, limits
+
+BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
+
+
+class Connections(Protocol):
+    """Who knows about connections: the HTTP server."""
+
+    connection_count: int
+    refused: int
+
+
+class HttpCounters:
+    """Requests by route, method and status, and how long each route took."""
+
+    __slots__ = ("buckets", "requests", "seconds")
+
+    def __init__(self) -> None:
+        self.requests: Final[dict[tuple[str, str, int], int]] = {}
+        self.buckets: Final[dict[str, list[int]]] = {}
+        self.seconds: Final[dict[str, float]] = {}
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answered request.
+
+        Args:
+            route: name of a route of the table.
+            method: as it came; unknown ones are counted as ``other``.
+            status: HTTP status of the answer.
+            seconds: how long the answer took.
+        """
+        key = (route, method if method in _METHODS else "other", status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        buckets = self.buckets.get(route)
+        if buckets is None:
+            buckets = self.buckets[route] = [0] * (len(BUCKETS_S) + 1)
+        buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self.seconds[route] = self.seconds.get(route, 0.0) + seconds
+
+
+class Exposition:
+    """The text of ``/metrics``."""
+
+    def __init__(self, registry: Any, http: HttpCounters, connections: Connections) -> None:
+        self._prometheus: Final = CollectorRegistry(auto_describe=False)
+        self._prometheus.register(_NodeCollector(registry))
+        self._prometheus.register(_HttpCollector(http, connections))
+        ProcessCollector(registry=self._prometheus)
+        PlatformCollector(registry=self._prometheus)
+
+    def text(self) -> bytes:
+        """The exposition format, version 0.0.4."""
+        return generate_latest(self._prometheus)
+
+
+class _HttpCollector(Collector):
+    def __init__(self, http: HttpCounters, connections: Connections) -> None:
+        self._http: Final = http
+        self._connections: Final = connections
+
+    def collect(self) -> Iterator[Metric]:
+        """Requests, durations, connections."""
+        requests = CounterMetricFamily(
+            "discovery_http_requests", "HTTP requests answered.", labels=("route", "method", "status")
+        )
+        for (route, method, status), count in self._http.requests.items():
+            requests.add_metric((route, method, str(status)), count)
+        yield requests
+        yield self._durations()
+        yield _gauge("discovery_http_connections", "Open HTTP connections.", self._connections.connection_count)
+        yield CounterMetricFamily(
+            "discovery_http_connections_refused",
+            "HTTP connections closed for their slowness or a limit.",
+            value=self._connections.refused,
+        )
+
+    def _durations(self) -> Metric:
+        family = HistogramMetricFamily(
+            "discovery_http_request_duration_seconds", "Time from a parsed head to the answer.", labels=("route",)
+        )
+        for route, counts in self._http.buckets.items():
+            total = 0
+            buckets = []
+            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric((route,), buckets, self._http.seconds[route])
+        return family
+
+
+class _NodeCollector(Collector):
+    """The registry, Raft and DNS workers, read from the node's own status objects."""
+
+    def __init__(self, registry: Any) -> None:
+        self._registry: Final = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """State machine, Raft and what the DNS workers sent."""
+        yield _labelled("discovery_build_info", "Version of the daemon.", {"version": __version__}, 1)
+        yield from self._state()
+        yield from self._raft()
+
+    def _state(self) -> Iterator[Metric]:
+        store = self._registry.store
+        yield _gauge("discovery_registry_revision", "Revision of the state this node has applied.", store.revision)
+        yield _gauge("discovery_registry_floor_revision", "Changes up to this revision were compacted.", store.floor)
+        yield _gauge("discovery_dns_zone_serial", "SOA serial before it is cut to 32 bits.", store.serial)
+        seconds = self._registry.staleness_ms() / 1000
+        yield _gauge("discovery_registry_staleness_seconds", "Time since this node heard from a leader.", seconds)
+
+    def _raft(self) -> Iterable[Metric]:
+        status = self._registry.status()
+        yield _gauge("discovery_raft_term", "Raft term.", status.term)
+        yield _gauge("discovery_raft_leader", "1 on the node that leads.", status.leader == self._registry.node_id)
+        yield _gauge("discovery_raft_leader_known", "1 when this node knows a leader.", status.leader is not None)
+        members = list(status.members)[: limits.PEERS_MAX]
+        alive = GaugeMetricFamily("discovery_raft_member_alive", "1 when the member is in touch.", labels=("member",))
+        applied = GaugeMetricFamily("discovery_raft_member_applied_index", "Log index applied.", labels=("member",))
+        for member in members:
+            alive.add_metric((member.id,), member.alive)
+            applied.add_metric((member.id,), member.applied or 0)
+        yield alive
+        yield applied
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _labelled(name: str, text: str, labels: dict[str, str], value: float) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=tuple(labels))
+    family.add_metric(tuple(labels.values()), value)
+    return family
