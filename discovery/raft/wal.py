@@ -194,6 +194,11 @@ class Wal:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @property
+    def blank(self) -> bool:
+        """Whether no batch was ever written."""
+        return self._sequence == 1
+
+    @property
     def bytes_retained(self) -> int:
         """Bytes of all segments."""
         return sum(segment.size for segment in self._segments)

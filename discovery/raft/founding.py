@@ -1,0 +1,111 @@
+"""How a cluster is founded exactly once, and who counts as its member (DESIGN guarantee 11). Pure.
+
+Every node that is configured with the same list of ids, sees every one of them connected and *empty*, computes
+the same cluster id from their (id, incarnation) pairs, so no vote is needed. A crash in the middle heals: a
+node that founded tells its members, and an empty node whose own (id, incarnation) stands in that list adopts it. A
+node that is missing there, or there with another incarnation, waits until it is added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from discovery.raft.identity import Identity, Member
+
+
+class Announced(msgspec.Struct, frozen=True, array_like=True):
+    """What a node says of itself when it connects, and again once it has founded or adopted.
+
+    Args:
+        configured: its sorted ``--peer`` ids, itself included.
+        members: (id, incarnation, Raft address), sorted; empty until founded.
+        raft, http: its advertised addresses.
+        version: of the program.
+    """
+
+    node: str
+    incarnation: str
+    cluster: str
+    zone: str
+    configured: tuple[str, ...]
+    members: tuple[tuple[str, str, str], ...]
+    raft: str
+    http: str
+    version: str
+
+
+Verdict = Literal["member", "waiting", "stranger"]
+"""``member``: counts. ``waiting``: may still become one (not founded). ``stranger``: refused, with a reason."""
+
+
+def cluster_id(pairs: Sequence[tuple[str, str]]) -> str:
+    """The id that follows from the founding (id, incarnation) pairs: 32 hex digits."""
+    text = "".join(f"{node}\0{incarnation}\n" for node, incarnation in sorted(pairs))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def found(identity: Identity, configured: Mapping[str, str], peers: Mapping[str, Announced]) -> Identity | None:
+    """The identity after founding, or ``None`` while it must not be founded.
+
+    Args:
+        identity: of this node.
+        configured: Raft address by id, this node included.
+        peers: what the peers connected *now* announced, by id.
+    """
+    others = set(configured) - {identity.node}
+    if identity.founded or not others <= set(peers):
+        return None
+    ids = tuple(sorted(configured))
+    if any(
+        peers[peer].cluster or peers[peer].configured != ids or peers[peer].zone != identity.zone for peer in others
+    ):
+        return None
+    incarnations = {peer: peers[peer].incarnation for peer in others} | {identity.node: identity.incarnation}
+    return _with(
+        identity,
+        cluster_id(list(incarnations.items())),
+        {node: Member(configured[node], incarnations[node]) for node in ids},
+    )
+
+
+def adopt(identity: Identity, peer: Announced) -> Identity | None:
+    """The identity after adopting a founded peer's cluster, or ``None`` when this node is not in its list as it is."""
+    if identity.founded or not peer.cluster or peer.zone != identity.zone:
+        return None
+    members = {node: Member(raft, incarnation) for node, incarnation, raft in peer.members}
+    own, its = members.get(identity.node), members.get(peer.node)
+    if own is None or own.incarnation != identity.incarnation or its is None or its.incarnation != peer.incarnation:
+        return None
+    return _with(identity, peer.cluster, members)
+
+
+def judge(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
+    """Whether messages of this peer count, and why not (a sentence for the log)."""
+    if peer.zone != identity.zone:
+        return "stranger", f"{peer.node} serves zone {peer.zone}, this node {identity.zone}"
+    if not identity.founded:
+        return _judge_while_empty(identity, peer)
+    member = identity.members.get(peer.node)
+    if member is None:
+        return "stranger", f"{peer.node} is no member of cluster {identity.cluster}"
+    if member.incarnation != peer.incarnation:
+        return "stranger", f"{peer.node} lost its data directory; remove it from the cluster and add it again"
+    if not peer.cluster:
+        return "waiting", f"{peer.node} has not adopted cluster {identity.cluster} yet"
+    if peer.cluster != identity.cluster:
+        return "stranger", f"{peer.node} belongs to cluster {peer.cluster}, this node to {identity.cluster}"
+    return "member", ""
+
+
+def _judge_while_empty(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
+    if peer.cluster and adopt(identity, peer) is None:
+        return "waiting", f"{peer.node} belongs to a founded cluster, which must add this node first"
+    return "waiting", f"{peer.node} is connected, the cluster is not founded yet"
+
+
+def _with(identity: Identity, cluster: str, members: dict[str, Member]) -> Identity:
+    return msgspec.structs.replace(identity, cluster=cluster, members=members)
