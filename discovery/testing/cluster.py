@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from discovery.testing.ask import DnsAnswer, ask
+
 HOST: Final = "127.0.0.1"
 PORTS: Final = range(12_000, 32_000)
 POLL_S: Final = 0.02
@@ -166,7 +168,8 @@ class Node:
 
     def command(self) -> list[str]:
         """The command line, as in a Procfile."""
-        line = [sys.executable, "-P", "-m", "discovery.cli", "serve", "--id", self.id, "--data-dir", str(self.data)]
+        line = [str(Path(sys.executable).with_name("discovery")), "serve", "--id", self.id]
+        line += ["--data-dir", str(self.data)]
         line += ["--http", f"{HOST}:{self.http_port}", "--dns", f"{HOST}:{self.dns_port}", "--raft", self.raft]
         line += ["--dns-workers", str(self.workers)]
         for peer, address in self.peers.items():
@@ -212,6 +215,15 @@ class Node:
     def request(self, method: str, path: str, body: object = None, **more: Any) -> Answer:
         """One request to its API; ``path`` without ``/api/v1`` when it does not begin with a slash."""
         return request(self.url, method, path if path.startswith("/") else f"/api/v1/{path}", body, **more)
+
+    def ask(self, name: str, qtype: str = "A", **more: Any) -> DnsAnswer:
+        """One question to its DNS; a name without a dot at the end is completed by the default zone."""
+        return ask(self.dns, name if name.endswith(".") else f"{name}.svc.cluster.local.", qtype, **more)
+
+    def register(self, service: str, id: str, address: str, namespace: str = "default", **fields: Any) -> Answer:
+        """Register an instance; ``fields`` go into the body."""
+        path = f"namespaces/{namespace}/services/{service}/instances/{id}"
+        return self.request("PUT", path, {"address": address, **fields})
 
     # Faults
 
