@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from discovery.store.snapshot import Snapshot
 from discovery.store.state import Outcome, Store
 
-__all__ = ["Outcome", "Store"]
+__all__ = ["Outcome", "Snapshot", "Store"]

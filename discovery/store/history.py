@@ -43,12 +43,16 @@ class ChangeLog:
 
     def append(self, group: Group) -> list[Group]:
         """Add the next revision's group; return the groups that had to leave, oldest first."""
-        self.groups.append(group)
-        self.changes += len(group.changes)
-        self.bytes += sum(map(_weight, group.changes))
+        self.restore(group)
         if self.changes <= limits.CHANGE_LOG_CHANGES_MAX and self.bytes <= limits.CHANGE_LOG_BYTES_MAX:
             return []
         return self._compact()
+
+    def restore(self, group: Group) -> None:
+        """Add a group of a snapshot: it was within the bounds when it was saved."""
+        self.groups.append(group)
+        self.changes += len(group.changes)
+        self.bytes += sum(map(_weight, group.changes))
 
     def _compact(self) -> list[Group]:
         most_changes = limits.CHANGE_LOG_CHANGES_MAX * _KEPT_PART

@@ -51,15 +51,16 @@ class Known(Generic[T]):
 
 
 class Shared:
-    """The lists that instances share, and the instances made of them."""
+    """The lists (and TTLs) that instances share, and the instances made of them."""
 
-    __slots__ = ("addresses", "meta", "ports", "tags")
+    __slots__ = ("addresses", "meta", "ports", "tags", "ttls")
 
     def __init__(self) -> None:
         self.addresses: Known[tuple[str, ...]] = Known(validate.addresses, limits.SHARED_ADDRESSES_MAX)
         self.ports: Known[tuple[Port, ...]] = Known(validate.ports, limits.SHARED_VALUES_MAX)
         self.tags: Known[tuple[str, ...]] = Known(validate.tags, limits.SHARED_VALUES_MAX)
         self.meta: Known[tuple[tuple[str, str], ...]] = Known(validate.meta, limits.SHARED_VALUES_MAX)
+        self.ttls: Known[int] = Known(validate.ttl, limits.SHARED_ADDRESSES_MAX)
 
     def instance(self, spec: Instance, namespace: str, service: str, errors: list[FieldError]) -> Instance:
         """``spec`` made of shared parts; rules that its lists break are added to ``errors``.

@@ -16,7 +16,8 @@ from discovery import command as commands
 from discovery import limits
 from discovery.command import Envelope, Failure, LeaseEffect, Meta, Result
 from discovery.model import Event, Group, InstanceRecord, KeyRecord, Lease, ServiceRecord
-from discovery.store import grants, registrations, transactions
+from discovery.store import grants, registrations, restore, transactions
+from discovery.store.snapshot import Snapshot
 from discovery.store.tables import Tables
 from discovery.store.work import Work
 
@@ -222,3 +223,22 @@ class Store:
     def index_of_prefix(self, prefix: str) -> int:
         """Revision of the last change of any key with the prefix, or the floor when that is later."""
         return self._tables.keys.prefix_index(prefix, self.floor)
+
+    # The whole
+
+    def snapshot(self) -> Snapshot:
+        """An immutable copy, made in a few ms for 100,000 instances; its chunks may be produced in another thread."""
+        return Snapshot(self._tables)
+
+    @classmethod
+    def load(cls, chunks: Iterable[bytes]) -> Store:
+        """The state of a snapshot.
+
+        Raises:
+            CorruptData: the snapshot is of another format, incomplete or contradicts itself.
+        """
+        return cls(restore.load(chunks))
+
+    def digest(self) -> str:
+        """Equal for equal states only (SHA-256, hexadecimal). Slow: for tests and drills."""
+        return self.snapshot().digest()

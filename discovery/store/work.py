@@ -142,6 +142,7 @@ class Work:
 
     def start_lease(self, lease_id: int, ttl_ms: int, *, own: bool) -> None:
         """Grant a lease, or begin its TTL anew under a new version."""
+        ttl_ms = self.tables.shared.ttls.admit(ttl_ms, [])
         held = self._leases.replace(lease_id, ttl_ms, own=own)
         self.effects.append(LeaseEffect("started", lease_id, held.version, ttl_ms))
 
