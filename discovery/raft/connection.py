@@ -1,0 +1,194 @@
+"""One TCP connection to a peer: handshake first, then frames of messages, closed at the first thing that is neither.
+
+Memory is bounded: before the handshake a frame is at most ``PEER_HANDSHAKE_BYTES_MAX``, afterwards
+``PEER_FRAME_BYTES_MAX``; what waits to be sent at most ``PEER_SEND_BUFFER_BYTES_MAX`` (else the connection is
+closed, and the peer starts again); what was received but not yet worked off makes the reader pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from discovery import limits
+from discovery.errors import InvalidInput
+from discovery.raft import codec
+from discovery.raft.hello import Dialer, Handshake, Refused
+
+if TYPE_CHECKING:
+    from discovery.raft.founding import Announced
+    from discovery.raft.transport import Transport
+
+_log: Final = logging.getLogger(__name__)
+_LENGTH: Final = struct.Struct(">I")
+_UNREAD_BYTES_MAX: Final = 4 * limits.PEER_FRAME_BYTES_MAX
+_USER_TIMEOUT_MS: Final = 5_000
+
+
+class Connection(asyncio.Protocol):
+    """A connection in either direction. ``peer`` is empty until the handshake is done."""
+
+    def __init__(self, owner: Transport, handshake: Handshake) -> None:
+        self._owner = owner
+        self._handshake: Handshake | None = handshake
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = False
+        self.unread = 0
+        self.peer = ""
+        self.replaced = False
+        """Set when this side closes it: its end says nothing about the peer."""
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # -- asyncio's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake, with its time limit."""
+        self._transport = cast("asyncio.Transport", transport)
+        _set_options(transport.get_extra_info("socket"))
+        if not self._owner.has_secret and not _is_loopback(transport.get_extra_info("peername")):
+            self._refuse("is not on loopback, and this node has no cluster secret (--raft-secret-file)")
+            return
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(limits.PEER_HANDSHAKE_S_MAX, self._refuse, "did not finish the handshake in time")
+        self._owner.handshake_began(self)
+        if isinstance(self._handshake, Dialer):
+            self._write(self._handshake.first())
+
+    def data_received(self, data: bytes) -> None:
+        """Split off frames and hand them on; anything improper closes the connection."""
+        try:
+            self._split(data)
+        except Refused as error:
+            self._refuse(str(error))
+        except InvalidInput as error:
+            self._refuse(error.detail)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, at once: for a killed process this is the fastest sign there is."""
+        self._stop_timer()
+        self._buffer.clear()
+        self._owner.lost(self)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # -- the owner's calls --------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be sent."""
+        return self._handshake is None and self._transport is not None and not self._transport.is_closing()
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send whole frames, in order; a peer that does not read is dropped when its buffer is full."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if transport.get_write_buffer_size() > limits.PEER_SEND_BUFFER_BYTES_MAX:
+            _log.warning("peer %s does not read: its connection is closed", self.peer)
+            transport.abort()
+
+    def worked_off(self) -> None:
+        """All that was handed on so far is done; read on."""
+        self.unread = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close from this side, without a word to the owner about the peer's health."""
+        self.replaced = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _split(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer, at)
+            self._check_length(length)
+            end = at + _LENGTH.size + length
+            if end > len(buffer):
+                break
+            payload = bytes(memoryview(buffer)[at + _LENGTH.size : end])
+            at = end
+            self._take(payload)
+        if at:
+            del buffer[:at]
+
+    def _check_length(self, length: int) -> None:
+        most = limits.PEER_HANDSHAKE_BYTES_MAX if self._handshake is not None else limits.PEER_FRAME_BYTES_MAX
+        if length > most:
+            raise Refused(f"announced a frame of {length} bytes, above {most}")
+
+    def _take(self, payload: bytes) -> None:
+        if self._handshake is None:
+            self._count(len(payload))
+            self._owner.received(self, codec.decode(payload))
+            return
+        answer = self._handshake.feed(payload)
+        if answer is not None:
+            self._write(answer)
+        if self._handshake.done and self._handshake.peer is not None:
+            self._open(self._handshake.peer)
+
+    def _open(self, announced: Announced) -> None:
+        self._stop_timer()
+        self.peer = announced.node
+        self._handshake = None
+        self._owner.opened(self, announced)
+
+    def _count(self, size: int) -> None:
+        self.unread += size
+        if self.unread > _UNREAD_BYTES_MAX and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _write(self, payload: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(_LENGTH.pack(len(payload)) + payload)
+
+    def _refuse(self, why: str) -> None:
+        place = self._transport.get_extra_info("peername") if self._transport is not None else None
+        name = self.peer or (self._handshake.peer_id if self._handshake is not None else "")
+        self._owner.complain(name, f"{name or 'someone'} at {_place(place)} {why}")
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _place(peername: Any) -> str:
+    return f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else "an unknown address"
+
+
+def _is_loopback(peername: Any) -> bool:
+    try:
+        return ipaddress.ip_address(peername[0]).is_loopback
+    except (TypeError, ValueError, IndexError):
+        return False
+
+
+def _set_options(sock: socket.socket) -> None:
+    """No Nagle; a peer whose host vanished is noticed after about 5 s, also when there is nothing to send."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 2),
+        (socket.TCP_KEEPINTVL, 1),
+        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
