@@ -7,15 +7,15 @@ heartbeats a second each microsecond is a hundredth of a core.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from socket import socket
 from ssl import SSLContext
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from discovery import limits
 from discovery.api import problem
@@ -32,6 +32,7 @@ from discovery.metrics import Exposition, HttpCounters
 log: Final = logging.getLogger(__name__)
 
 CSP: Final = "default-src 'none'; frame-ancestors 'none'"
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _CONSISTENCY: Final = frozenset({"consistency"})
 _VISIBLE: Final = frozenset({"visible"})
 _KIND_QUERY: Final = {"read": _CONSISTENCY, "write": _VISIBLE, "plain": frozenset[str]()}
@@ -74,9 +75,10 @@ class App:
             self._guard.check(request.headers)
             found = self._router.match(path)
             if found is None:
-                raise NotFound("no such path; the API is under /api/v1")
-            route = found[0].name
-            response = await self._answer(request, found[0], found[1], query)
+                response = self._no_route(request.method, path)
+            else:
+                route = found[0].name
+                response = await self._answer(request, found[0], found[1], query)
         except RegistryError as error:
             response = self.problem(error)
         except ConnectionError:
@@ -94,15 +96,20 @@ class App:
         raw = request.raw_path
         if "#" in raw:
             raise BadRequest("the request target must not hold a fragment: # is written %23")
-        if not raw.startswith("/") and raw != "*":
-            parts = urlsplit(raw)
-            if parts.scheme not in ("http", "https") or not self._guard.accepts(parts.netloc):
-                raise Forbidden("the request target names another host")
-            raw = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if hdrs.HOST not in request.headers and request.version >= (1, 1):
+        if hdrs.HOST not in request.headers and request.version >= HttpVersion11:
             raise BadRequest("a request must carry one Host header (RFC 9112 section 3.2)")
+        if not raw.startswith("/") and raw != "*":
+            raw = self._relative(raw)
         path, _, query = raw.partition("?")
         return path, query
+
+    def _relative(self, absolute: str) -> str:
+        """The part of an absolute target that a request without proxy would have sent."""
+        match = _ABSOLUTE.fullmatch(absolute)
+        if match is None or not self._guard.accepts(match[1]):
+            raise Forbidden("the request target names another host")
+        rest = match[2]
+        return rest if rest.startswith("/") else "/" + rest
 
     async def _answer(
         self, request: web.BaseRequest, route: Route, parameters: dict[str, str], query: str
@@ -120,6 +127,11 @@ class App:
             await self._body(call, endpoint)
         response: web.Response = await endpoint.handler(call)
         return response
+
+    def _no_route(self, method: str, path: str) -> web.Response:
+        if method == "OPTIONS" and path == "*":  # the server as a whole (RFC 9110 section 9.3.7)
+            return self.respond(204, None, "", {hdrs.ALLOW: "DELETE, GET, HEAD, OPTIONS, POST, PUT"})
+        raise NotFound("no such path; the API is under /api/v1")
 
     def _other_method(self, method: str, route: Route) -> web.Response:
         if method == "OPTIONS":

@@ -22,7 +22,7 @@ from discovery.errors import FieldError, InvalidInput
 SHOWN_CHARS_MAX: Final = 100
 INTEGER_MAX: Final = 2**63 - 1
 
-_DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h)")
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _UNIT_MS: Final[Mapping[str, int]] = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _LEASE: Final = re.compile(r"[0-9a-fA-F]{1,16}")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")

@@ -13,8 +13,20 @@ from discovery.errors import FieldError
 from discovery.model import PROTOCOLS, STATUSES, Instance, Port, Protocol, Service, ServiceType, Status
 
 INSTANCE_FIELDS: Final = frozenset(
-    ("address", "addresses", "ports", "ttl", "lease", "hostname", "weight")
-    + ("priority", "dns_ttl", "tags", "meta", "status")
+    {
+        "address",
+        "addresses",
+        "ports",
+        "ttl",
+        "lease",
+        "hostname",
+        "weight",
+        "priority",
+        "dns_ttl",
+        "tags",
+        "meta",
+        "status",
+    }
 )
 INSTANCE_LATER: Final = {"checks": "is reserved: checks by the registry are not available yet, heartbeat instead"}
 SERVICE_FIELDS: Final = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import pytest
 
 from discovery import errors, limits
 from discovery.api import Settings, make_app, serve
+from discovery.api.server import Server
 from discovery.command import Command, Failure, Found, Idempotency, Meta, TxnDone, Written, encode
 from discovery.errors import FieldError
 from discovery.model import Lease
@@ -168,9 +170,10 @@ class Answer(msgspec.Struct):
 class Client:
     """Speaks to a node as a program would."""
 
-    def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
+    def __init__(self, session: aiohttp.ClientSession, port: int, server: Server) -> None:
         self.session = session
         self.port = port
+        self.server = server
 
     async def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """Send one request; ``body`` is bytes, or anything else as JSON. The path goes out as it stands."""
@@ -181,8 +184,6 @@ class Client:
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes on a connection of their own; everything that comes back until the server closes."""
-        import asyncio
-
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
         try:
@@ -211,7 +212,5 @@ async def client(registry: StandIn) -> AsyncIterator[Client]:
     server = make_app(registry, resolver=Answers(), settings=Settings(hosts=frozenset({"n1.example.org"})))
     runner = await serve(server, [bound], shutdown_timeout_s=0.2)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-        made = Client(session, bound.getsockname()[1])
-        made.server = server
-        yield made
+        yield Client(session, bound.getsockname()[1], server)
     await runner.cleanup()
