@@ -212,7 +212,8 @@ def decode(payload: bytes | memoryview) -> Message:
         InvalidInput: the bytes are no message of this version; close the connection.
     """
     try:
-        return _decoder.decode(payload)
+        message: Message = _decoder.decode(payload)
+        return message
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise InvalidInput(f"a peer sent something that is no message: {error}") from error
 

@@ -1,0 +1,131 @@
+"""A follower's side of a snapshot transfer: collect the raw file, have it made durable, then take its place in log and state.
+
+Order of safety: the file is synced and renamed by the job; then state and log move in one pass, and the acknowledgement leaves
+after that pass's sync. A crash in between is healed at start (:func:`reconcile`): the snapshot wins over a log that
+does not hold its last entry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from discovery.errors import CorruptData
+from discovery.raft.codec import SnapshotAck, SnapshotChunk
+from discovery.raft.core import Core
+from discovery.raft.packing import NO_OP
+from discovery.raft.types import InstallSnapshot, Job, Log, SnapshotFile, SnapshotReceiver, SnapshotStore
+
+
+class Incoming:
+    """The one transfer that may be arriving."""
+
+    def __init__(self, core: Core, snapshots: SnapshotStore) -> None:
+        self._core = core
+        self._snapshots = snapshots
+        self._receiver: SnapshotReceiver | None = None
+        self._identity: tuple[int, int, int, bytes] | None = None
+        self._offset = 0
+        self._installing: InstallSnapshot | None = None
+        self._from = ""
+        self._jobs: list[Job] = []
+
+    @property
+    def installing(self) -> bool:
+        """Whether a snapshot is complete and on its way into the state."""
+        return self._installing is not None
+
+    def take_jobs(self) -> list[Job]:
+        """What the driver must do."""
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+    def on_chunk(self, peer: str, message: SnapshotChunk) -> None:
+        """Take the chunk if it continues what is here; the answer says where to continue.
+
+        A snapshot at or below what is applied here is refused: it would travel back (hazard 18). "Done" is the true answer
+        to it, because everything up to its index is applied, hence committed, here.
+        """
+        if message.index <= self._core.applied:
+            self._answer(peer, message.index, message.size, done=True)
+            return
+        self._from = peer
+        if self._installing is None:
+            self._take(message)
+        self._answer(peer, message.index, self._offset, done=False)
+
+    def _take(self, message: SnapshotChunk) -> None:
+        identity = (message.index, message.last_term, message.size, message.digest)
+        if identity != self._identity:
+            self._drop()
+            self._identity = identity
+            self._receiver = self._snapshots.receiver(*identity)
+        if message.offset != self._offset or self._receiver is None:
+            return
+        self._receiver.append(message.data)
+        self._offset += len(message.data)
+        if self._offset >= message.size:
+            self._installing = InstallSnapshot(message.index, message.last_term, self._receiver)
+            self._jobs.append(self._installing)
+
+    def _drop(self) -> None:
+        if self._receiver is not None:
+            self._receiver.discard()
+        self._receiver, self._identity, self._offset = None, None, 0
+
+    def _answer(self, peer: str, index: int, offset: int, *, done: bool) -> None:
+        self._core.outbox.late.append((peer, SnapshotAck(self._core.term, index, offset, done)))
+
+    def finished(self, job: InstallSnapshot, result: Any) -> bool:
+        """The job ended; whether its state is to be installed. A damaged transfer begins anew when the leader asks again."""
+        self._installing = None
+        self._receiver, self._identity, self._offset = None, None, 0
+        return not isinstance(result, Exception) and job.index > self._core.applied
+
+    def place(self, index: int, term: int) -> None:
+        """Make (index, term) the applied prefix. A log that holds that very entry keeps what follows it (hazards 18, 19)."""
+        core = self._core
+        if not holds(core.wal, index, term):
+            core.restart_at(index, term)
+        core.applied = index
+        core._SyncObj__raftCommitIndex = index
+        core.wal.setRaftCommitIndex(core.commit)
+
+    def acknowledge(self, index: int) -> None:
+        """Tell the leader, after the sync of this pass."""
+        if self._from:
+            self._answer(self._from, index, 0, done=True)
+
+
+def holds(wal: Log, index: int, term: int) -> bool:
+    """Whether the log has the entry (index, term)."""
+    first, last = wal[0][1], wal[-1][1]
+    return bool(first <= index <= last and wal[index - first][2] == term)
+
+
+def reconcile(wal: Log, snapshot: SnapshotFile | None) -> None:
+    """At start: bring the log in line with the newest snapshot; its retained entries survive (hazard 19).
+
+    Raises:
+        CorruptData: entries between the snapshot and the log, or before a log without snapshot, are missing.
+    """
+    if len(wal) == 0:
+        wal.add(NO_OP, 1, 0)
+    first = wal[0][1]
+    if snapshot is None:
+        if first > 1:
+            raise CorruptData(
+                f"the log begins at entry {first}, and there is no snapshot of what came before. {_WAY_OUT}"
+            )
+        return
+    if first > snapshot.index:
+        raise CorruptData(f"the snapshot ends at entry {snapshot.index}, the log begins at {first}. {_WAY_OUT}")
+    if not holds(wal, snapshot.index, snapshot.term):
+        wal.clear()
+        wal.add(NO_OP, snapshot.index, snapshot.term)
+    wal.setRaftCommitIndex(max(wal.getRaftCommitIndex(), snapshot.index))
+
+
+_WAY_OUT = (
+    "Way out: put back the missing file, or empty the data directory, remove this node from the cluster and add it again "
+    "(the other nodes send it everything)."
+)

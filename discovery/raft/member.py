@@ -1,0 +1,340 @@
+"""A member's reactions: what each message, connection, job and turn of leadership does. The pass is in :mod:`.engine`."""
+
+from __future__ import annotations
+
+import random as random_module
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final
+
+from discovery.command import Meta
+from discovery.errors import InvalidInput
+from discovery.raft import codec, packing, rounds
+from discovery.raft.core import LEADER, Core
+from discovery.raft.install import Incoming, reconcile
+from discovery.raft.prevote import PreVoting
+from discovery.raft.proposals import Accepted, Proposals
+from discovery.raft.replication import Replication
+from discovery.raft.seam import instant
+from discovery.raft.types import InstallSnapshot, Job, Log, Machine, SaveSnapshot, Settings, SnapshotStore
+
+_APPLY_MAX: Final = 10_000
+"""Commands applied in one pass; the rest follows in the next, so that a node far behind still answers its peers."""
+
+
+class Member:
+    """State and reactions of a member. Everything here runs inside :meth:`.engine.Engine.step`."""
+
+    def __init__(
+        self,
+        node_id: str,
+        peers: Sequence[str],
+        wal: Log,
+        snapshots: SnapshotStore,
+        machine: Machine,
+        wall_ms: Callable[[], int],
+        random: random_module.Random,
+        settings: Settings,
+        core_class: type[Core],
+    ) -> None:
+        self._settings, self._machine, self._wall_ms = settings, machine, wall_ms
+        snapshot = snapshots.latest()
+        reconcile(wal, snapshot)
+        self._core = core = core_class(node_id, peers, wal, settings)
+        self.before_round: Callable[[], None] | None = None
+        self._incoming = Incoming(core, snapshots)
+        self._snapshot_index, self._applied_term = 1, 0
+        if snapshot is not None:
+            machine.install(machine.load(snapshot.chunks()))
+            self._incoming.place(snapshot.index, snapshot.term)
+            self._snapshot_index, self._applied_term = snapshot.index, snapshot.term
+        self._bytes_mark = wal.bytes_written - sum(len(entry[0]) for entry in wal[:] if entry[1] > self._snapshot_index)
+        self._saving = False
+        self._jobs: list[Job] = []
+        self._proposals = Proposals(random.getrandbits(64).to_bytes(8, "big"), settings)
+        self._accepted = Accepted(settings)
+        self._replication = Replication(core, snapshots, settings)
+        self._prevoting = PreVoting(core, settings)
+        self._rounds = rounds.Rounds(core.majority)
+        self._reads = rounds.Reads()
+        self._confirmed: list[tuple[Hashable, int | Exception]] = []
+        self._contact: dict[str, float] = {}
+        self._round_seen = (0, 0)
+        self._log_clock = packing.LogClock(0, instant.now)
+        self._log_moved_at = instant.now
+        self._transfer: tuple[str, float, bool] | None = None
+        self._again = True
+        core.on_elected, core.on_deposed = self._on_elected, self._on_deposed
+        core.on_pack, core.on_apply = self._on_pack, self._on_apply
+        if not core.nodes:
+            core.election_deadline = instant.now
+        self._handlers: dict[type, Callable[[str, Any], None]] = {
+            codec.AppendEntries: self._on_append,
+            codec.NextIndex: self._on_next_index,
+            codec.RequestVote: core.on_request_vote,
+            codec.ResponseVote: core.on_response_vote,
+            codec.PreVote: self._prevoting.on_question,
+            codec.PreVoteResponse: self._prevoting.on_answer,
+            codec.Propose: self._on_propose,
+            codec.ProposeRefused: self._on_refused,
+            codec.SnapshotChunk: self._on_chunk,
+            codec.SnapshotAck: self._on_snapshot_ack,
+            codec.ReadIndex: self._on_read_index,
+            codec.ReadIndexReply: self._on_read_reply,
+            codec.Campaign: self._on_campaign,
+        }
+
+    # -- what the core reports --------------------------------------------------------------------------------------
+
+    def _on_elected(self) -> None:
+        core = self._core
+        self._replication.elected()
+        self._reads.lost(None)
+        previous_ms = next((packing.time_of(e[0]) for e in reversed(core.wal[:]) if e[0][0] == packing.REGULAR), 0)
+        self._log_clock = packing.LogClock(max(previous_ms, self._machine.time_ms), self._log_moved_at)
+
+    def _on_deposed(self) -> None:
+        """Nothing of an ended leadership survives it: what was taken is refused, what was decided is dropped (hazard 17)."""
+        self._transfer = None
+        for waiter in self._rounds.abort():
+            self._refuse(waiter)
+        for peer, ids in self._accepted.clear().items():
+            self._core.outbox.late.append((peer, codec.ProposeRefused(self._core.term, tuple(ids))))
+        self._proposals.drop_bound(None)
+
+    def _on_pack(self) -> None:
+        """Group commit: everything that waits goes into few entries, capped by bytes, in one batch."""
+        if self._transfer is not None:
+            return
+        core, proposals, accepted = self._core, self._proposals, self._accepted
+        budget, cap = self._settings.window_bytes, self._settings.entry_bytes - 64 * 1024
+        while budget > 0 and (proposals.idle or len(accepted)):
+            items = accepted.take(cap // 2)
+            used = sum(len(item[1]) + packing.ITEM_BYTES for item in items)
+            items += proposals.take(core.term, cap - used)
+            self._append_packed(items)
+            budget -= cap
+        self._again = self._again or proposals.idle or len(accepted) > 0
+
+    def _append_packed(self, items: list[codec.Item]) -> None:
+        core, cap = self._core, self._settings.entry_bytes
+        time_ms = self._log_clock.stamp(instant.now, self._wall_ms())
+        begin = size = 0
+        for position, item in enumerate(items):
+            size += len(item[1]) + packing.ITEM_BYTES
+            if size > cap:
+                core.wal.add(packing.pack(time_ms, items[begin:position]), core.last_index + 1, core.term)
+                begin, size = position, len(item[1]) + packing.ITEM_BYTES
+        if items:
+            core.wal.add(packing.pack(time_ms, items[begin:]), core.last_index + 1, core.term)
+
+    def _on_apply(self) -> None:
+        core, count = self._core, 0
+        while core.applied < core.commit and count < _APPLY_MAX:
+            index = core.applied + 1
+            command, _, term = core.wal[index - core.first_index]
+            if term > self._applied_term:
+                self._applied_term = term
+                self._proposals.term_applied(term)
+            count += self._apply(command, index, term)
+            core.applied = index
+        self._again = self._again or core.applied < core.commit
+
+    def _apply(self, command: bytes, index: int, term: int) -> int:
+        """Apply one entry. Whatever it holds, the next one must be reached (hazard 13)."""
+        try:
+            time_ms, items = packing.unpack(command)
+        except InvalidInput:
+            return 1
+        meta = Meta(index, term, time_ms)
+        apply, applied = self._machine.apply, self._proposals.applied
+        for wire, data in items:
+            try:
+                result: object = apply(data, meta)
+            except MemoryError:
+                raise
+            except Exception as error:  # the same on every node, as the machine is deterministic
+                result = error
+            applied(wire, result)
+        return len(items) + 1
+
+    # -- messages -------------------------------------------------------------------------------------------------
+
+    def _deliver(self, peer: str, message: codec.RaftMessage) -> None:
+        core = self._core
+        node = core.nodes.get(peer)
+        if node is None or node not in core.connected:
+            return
+        self._contact[peer] = instant.now
+        core.adopt(message.term)
+        self._handlers[type(message)](peer, message)
+
+    def _on_connected(self, peer: str) -> None:
+        core = self._core
+        node = core.nodes.get(peer)
+        if node is None:
+            return
+        core._SyncObj__onNodeConnected(node)
+        if core.state == LEADER:
+            self._replication.connected(node)
+        elif core.leader == peer:
+            if items := self._proposals.again(core.term):
+                core.outbox.early += [(peer, codec.Propose(core.term, part)) for part in self._parts(items)]
+        elif core.leader is None and core.heard_at < 0 and len(core.connected) + 1 >= core.majority:
+            self._prevoting.hint()  # nobody was heard since the start: do not sit out a whole timeout
+
+    def _parts(self, items: list[codec.Item]) -> list[tuple[codec.Item, ...]]:
+        parts: list[list[codec.Item]] = [[]]
+        size = 0
+        for item in items:
+            if size > self._settings.batch_bytes:
+                parts.append([])
+                size = 0
+            parts[-1].append(item)
+            size += len(item[1]) + packing.ITEM_BYTES
+        return [tuple(part) for part in parts]
+
+    def _on_disconnected(self, peer: str, hint: bool) -> None:
+        core = self._core
+        node = core.nodes.get(peer)
+        if node is None or node not in core.connected:
+            return
+        core._SyncObj__onNodeDisconnected(node)
+        self._reads.lost(peer)
+        if core.state != LEADER and core.leader == peer and hint:
+            # The best detector of a killed process. Only a hint: whoever still hears the leader refuses the pre-vote.
+            core.heard_at = float("-inf")
+            self._prevoting.hint()
+
+    def _on_append(self, peer: str, message: codec.AppendEntries) -> None:
+        self._lead_news(peer, message.term, message.round)
+        self._core.on_append(peer, message)
+
+    def _lead_news(self, peer: str, term: int, number: int) -> None:
+        """Somebody leads: attempts are void, reads ask him; a new round is announced before it is answered."""
+        core = self._core
+        if term < core.term:
+            return
+        self._prevoting.void()
+        if core.leader != peer:
+            self._reads.lost(None)
+        if self._round_seen < (term, number):
+            self._round_seen = (term, number)
+            if self.before_round is not None and number:
+                self.before_round()
+
+    def _on_next_index(self, peer: str, message: codec.NextIndex) -> None:
+        core = self._core
+        if core.on_next_index(peer, message):
+            self._replication.on_next_index(core.nodes[peer], message)
+            self._rounds.answer(peer, message.round)
+
+    def _on_propose(self, peer: str, message: codec.Propose) -> None:
+        """Only the leader of the very term the proposer aimed at takes it (hazard 24)."""
+        core = self._core
+        if core.state != LEADER or message.term != core.term:
+            ids = tuple(item[0] for item in message.items)
+            core.outbox.late.append((peer, codec.ProposeRefused(core.term, ids)))
+            return
+        refused = self._accepted.offer(peer, message.items)
+        if refused:
+            core.outbox.late.append((peer, codec.ProposeRefused(core.term, tuple(refused), overloaded=True)))
+
+    def _on_refused(self, peer: str, message: codec.ProposeRefused) -> None:
+        term = self._proposals.refused(message.ids, message.overloaded)
+        if term and not message.overloaded:
+            self._core.forget_leader(peer, term)
+
+    def _on_chunk(self, peer: str, message: codec.SnapshotChunk) -> None:
+        core = self._core
+        if message.term < core.term:
+            core.answer(peer, 0, core.commit + 1, success=False)
+            return
+        self._prevoting.void()
+        core.follow(peer)
+        self._incoming.on_chunk(peer, message)
+
+    def _on_snapshot_ack(self, peer: str, message: codec.SnapshotAck) -> None:
+        core = self._core
+        if core.state == LEADER and message.term == core.term:
+            self._replication.on_ack(core.nodes[peer], message)
+
+    def _on_read_index(self, peer: str, message: codec.ReadIndex) -> None:
+        core = self._core
+        waiter = rounds.RemoteRead(peer, message.token)
+        if core.state == LEADER and message.term == core.term:
+            self._rounds.wait(waiter)
+        else:
+            self._refuse(waiter)
+
+    def _on_read_reply(self, peer: str, message: codec.ReadIndexReply) -> None:
+        term = self._reads.on_reply(message, instant.now)
+        if term:
+            self._core.forget_leader(peer, term)
+
+    def _on_campaign(self, peer: str, message: codec.Campaign) -> None:
+        """The leader of this term hands over: no pre-vote, its other followers still hear it (hazard 24)."""
+        core = self._core
+        if message.term == core.term and core.leader == peer:
+            self._prevoting.campaign()
+
+    # -- transfer of leadership -----------------------------------------------------------------------------------
+
+    def _on_transfer(self, peer: str) -> None:
+        if self._core.ready and peer in self._core.nodes:
+            self._transfer = (peer, instant.now + self._settings.transfer_s, False)
+
+    def _hand_over(self) -> None:
+        if self._transfer is None:
+            return
+        core = self._core
+        peer, until, told = self._transfer
+        if instant.now >= until:
+            self._transfer = None
+        elif not told and core.match[core.nodes[peer]] == core.last_index:
+            core.outbox.late.append((peer, codec.Campaign(core.term)))
+            self._transfer = (peer, until, True)
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    def _snapshot_if_due(self) -> None:
+        core = self._core
+        written = core.wal.bytes_written - self._bytes_mark
+        if self._saving or self._incoming.installing or written < self._settings.snapshot_bytes:
+            return
+        if core.applied <= self._snapshot_index:
+            return
+        self._saving = True
+        self._bytes_mark = core.wal.bytes_written
+        self._jobs.append(SaveSnapshot(core.applied, core.term_at(core.applied), self._machine.snapshot()))
+
+    def _on_job_done(self, job: Job, result: Any) -> None:
+        if isinstance(job, InstallSnapshot):
+            if self._incoming.finished(job, result):
+                self._install(job, result)
+            return
+        if isinstance(result, Exception):
+            raise result
+        self._saving = False
+        self._snapshot_saved(job.index)
+
+    def _snapshot_saved(self, index: int) -> None:
+        if index > self._snapshot_index:
+            self._snapshot_index = index
+            self._core.wal.compact(index)
+
+    def _install(self, job: InstallSnapshot, state: Any) -> None:
+        """Hazard 18: only forward. Callers whose commands may be inside get "outcome unknown"."""
+        self._machine.install(state)
+        self._incoming.place(job.index, job.term)
+        self._snapshot_saved(job.index)
+        self._applied_term = max(self._applied_term, job.term)
+        self._proposals.installed(job.term)
+        self._incoming.acknowledge(job.index)
+
+    def _refuse(self, waiter: rounds.Waiter) -> None:
+        if isinstance(waiter, rounds.Confirmation):
+            self._confirmed.append(rounds.failed(waiter))
+        elif isinstance(waiter, rounds.LocalRead):
+            self._reads.back(waiter)
+        else:
+            self._core.outbox.late.append((waiter.peer, codec.ReadIndexReply(self._core.term, waiter.token, None)))
