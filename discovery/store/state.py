@@ -14,7 +14,7 @@ import msgspec
 
 from discovery import command as commands
 from discovery import limits
-from discovery.command import Envelope, Failure, LeaseEffect, Meta, Result
+from discovery.command import Envelope, Failure, Idempotency, LeaseEffect, Meta, Result
 from discovery.model import Event, Group, InstanceRecord, KeyRecord, Lease, ServiceRecord
 from discovery.store import grants, registrations, restore, transactions
 from discovery.store.snapshot import Snapshot
@@ -90,33 +90,38 @@ class Store:
         return self._tables.log.floor
 
     def apply(self, command: bytes, meta: Meta) -> Outcome:
-        """Apply one command of the log. Never raises; a :class:`Failure` as result has changed nothing."""
+        """Apply one command of the log. Never raises; a :class:`Failure` as result has changed nothing.
+
+        (A refusal given to a request with an Idempotency-Key is remembered under that key, as any answer is.)
+        """
         if len(command) > limits.COMMAND_BYTES_MAX:
             rule = f"must be at most {limits.COMMAND_BYTES_MAX} bytes"
             return Outcome(Failure("too_large", f"the command {rule}: split it", "command", rule))
         envelope = commands.decode(command)
         if isinstance(envelope, Failure):
             return Outcome(envelope)
-        if meta.time_ms > self._tables.time_ms:
-            self._tables.time_ms = meta.time_ms
-        return self._execute(envelope, meta) if envelope.idempotency is None else self._execute_once(envelope, meta)
+        now_ms = max(self._tables.time_ms, meta.time_ms)
+        if envelope.idempotency is None:
+            return self._execute(envelope, meta, now_ms)
+        return self._execute_once(envelope, envelope.idempotency, meta, now_ms)
 
-    def _execute(self, envelope: Envelope, meta: Meta) -> Outcome:
-        work = Work(self._tables, meta, envelope.actor)
+    def _execute(self, envelope: Envelope, meta: Meta, now_ms: int) -> Outcome:
+        work = Work(self._tables, meta.term, now_ms, envelope.actor)
         result = _HANDLERS[type(envelope.command)](work, envelope.command)
         if isinstance(result, Failure):
             return Outcome(result)
+        self._tables.time_ms = now_ms
         return Outcome(result, work.finish(), tuple(work.effects))
 
-    def _execute_once(self, envelope: Envelope, meta: Meta) -> Outcome:
-        request, dedup = envelope.idempotency, self._tables.dedup
-        assert request is not None
-        known = dedup.find(request, self._tables.time_ms)
+    def _execute_once(self, envelope: Envelope, request: Idempotency, meta: Meta, now_ms: int) -> Outcome:
+        dedup = self._tables.dedup
+        self._tables.time_ms = now_ms
+        known = dedup.find(request, now_ms)
         if known is not None:
             return Outcome(known)
-        outcome = self._execute(envelope, meta)
+        outcome = self._execute(envelope, meta, now_ms)
         if not (isinstance(outcome.result, Failure) and outcome.result.code == "overloaded"):
-            dedup.keep(request, self._tables.time_ms, outcome.result)
+            dedup.keep(request, now_ms, outcome.result)
         return outcome
 
     # Reads of the catalogue

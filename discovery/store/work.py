@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from discovery import limits
-from discovery.command import Failure, LeaseEffect, Meta, Written
+from discovery.command import Failure, LeaseEffect, Written
 from discovery.errors import FieldError
 from discovery.model import (
     Change,
@@ -32,8 +32,10 @@ class Work:
     """The changes of one command, made through these methods only.
 
     Args:
-        revision: the revision that the changes get.
-        effects: what happened to leases, for the leader's clocks.
+        term: of the log entry.
+        time_ms: the log time of the command, Unix ms.
+
+    ``revision`` is the one that the changes get, ``effects`` what happened to leases, for the leader's clocks.
     """
 
     __slots__ = (
@@ -51,11 +53,11 @@ class Work:
         "time_ms",
     )
 
-    def __init__(self, tables: Tables, meta: Meta, actor: str) -> None:
+    def __init__(self, tables: Tables, term: int, time_ms: int, actor: str) -> None:
         self.tables = tables
         self.revision: Final = tables.revision + 1
-        self.term: Final = meta.term
-        self.time_ms: Final = tables.time_ms
+        self.term: Final = term
+        self.time_ms: Final = time_ms
         self.effects: list[LeaseEffect] = []
         self._actor = actor[: limits.ACTOR_CHARS_MAX]
         self._catalog = tables.catalog
