@@ -20,6 +20,10 @@ restarted and still replays its log) sends only ``State`` until it has caught up
 no service are not sent; ``State.revision`` says how far the registry has come with all that matters already sent, so
 that a worker's own revision follows (it need not acknowledge that). Another ``Begin`` may come at any time, for
 instance after the node installed a snapshot: until its ``End`` the worker goes on answering from what it has.
+
+Joining the port: from a worker's first ``Ack`` on no write is acknowledged without it, and the node answers that Ack with
+a ``State``. A worker that joins its port only once it is in step does so at the first ``State`` after its first Ack:
+everything that the node acknowledged without waiting for it stands before that frame in the stream.
 """
 
 from __future__ import annotations
