@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -179,7 +180,8 @@ class Client:
         """Send one request; ``body`` is bytes, or anything else as JSON. The path goes out as it stands."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         url = aiohttp.client.URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
-        async with self.session.request(method, url, data=data, headers=headers, allow_redirects=False) as answer:
+        sent = io.BytesIO(data) if data is not None and len(data) > 2**20 else data
+        async with self.session.request(method, url, data=sent, headers=headers, allow_redirects=False) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
     async def raw(self, data: bytes) -> bytes:
