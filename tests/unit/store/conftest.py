@@ -73,6 +73,11 @@ class Log:
         return self(Deregister("default", "web", instance_id, **fields))
 
 
+@pytest.fixture(scope="session")
+def new_log() -> type[Log]:
+    return Log
+
+
 @pytest.fixture
 def log() -> Log:
     return Log()
