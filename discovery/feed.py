@@ -21,9 +21,9 @@ no service are not sent; ``State.revision`` says how far the registry has come w
 that a worker's own revision follows (it need not acknowledge that). Another ``Begin`` may come at any time, for
 instance after the node installed a snapshot: until its ``End`` the worker goes on answering from what it has.
 
-Joining the port: from a worker's first ``Ack`` on no write is acknowledged without it, and the node answers that Ack with
-a ``State``. A worker that joins its port only once it is in step does so at the first ``State`` after its first Ack:
-everything that the node acknowledged without waiting for it stands before that frame in the stream.
+Joining the port: from a worker's first ``Ack`` on no write is acknowledged without it, and the node answers that Ack
+with a ``State``. A worker that joins its port only once it is in step does so at the first ``State`` after its first
+Ack: everything that the node acknowledged without waiting for it stands before that frame in the stream.
 """
 
 from __future__ import annotations
@@ -277,8 +277,20 @@ def whole_view(begin: Begin, instances: Sequence[InstanceRecord], services: Sequ
     for part in _batches(services):
         yield encode(Items(services=part))
     for batch in _batches(instances):
-        yield encode(Items(instances=batch))
+        yield from _items(batch)
     yield encode(End(begin.revision))
+
+
+def _items(batch: tuple[InstanceRecord, ...]) -> Iterator[bytes]:
+    """Usually one frame; several when instances with all the meta data that is allowed come together."""
+    try:
+        yield encode(Items(instances=batch))
+    except FeedError:
+        if len(batch) == 1:
+            raise
+        middle = len(batch) // 2
+        yield from _items(batch[:middle])
+        yield from _items(batch[middle:])
 
 
 def _batches(records: Sequence[_Record]) -> Iterator[tuple[_Record, ...]]:
