@@ -118,8 +118,6 @@ def transaction(body: bytes) -> Txn:
     fields = codec.decode_object(body, _TXN_FIELDS)
     compare = codec.array("compare", fields.get("compare", []), limits.TXN_OPS_MAX)
     then, orelse = (codec.array(name, fields.get(name, []), limits.TXN_OPS_MAX) for name in ("then", "else"))
-    if len(then) + len(orelse) > limits.TXN_OPS_MAX:
-        codec.refuse("then", f"and else must hold at most {limits.TXN_OPS_MAX} operations", len(then) + len(orelse))
     if not compare and not then and not orelse:
         codec.refuse("body", "must hold at least one of compare, then and else")
     return Txn(

@@ -48,6 +48,13 @@ class Connection(RequestHandler):
         self.peer = ""
         self.head_bytes = 0
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take up work, then be counted (aiohttp's task must exist before a refusal may end it)."""
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else ""
+        self.server.admit(self)
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and watch how long and how large a head grows."""
         super().data_received(data)
@@ -137,19 +144,15 @@ class Server(web.Server):
         """A protocol for a new connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Count it; at a limit make room, or refuse."""
-        super().connection_made(handler, transport)
-        assert isinstance(handler, Connection)
-        name = transport.get_extra_info("peername")
-        handler.peer = name[0] if isinstance(name, tuple) else ""
-        if not self._room(handler.peer):
+    def admit(self, connection: Connection) -> None:
+        """Count a new connection; at a limit make room for it, or refuse it."""
+        if not self._room(connection.peer):
             self.refused += 1
-            handler.refuse(Overloaded("too many connections, and every one of them is busy"))
+            connection.refuse(Overloaded("too many connections, and every one of them is busy"))
             return
         self.connection_count += 1
-        self.peers.setdefault(handler.peer, {})[handler] = None
-        self.opening[handler] = self.now()
+        self.peers.setdefault(connection.peer, {})[connection] = None
+        self.opening[connection] = self.now()
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 

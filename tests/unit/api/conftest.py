@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -193,6 +195,15 @@ class Client:
         finally:
             writer.close()
 
+    async def raw_until_answer(self, data: bytes) -> bytes:
+        """Send bytes on a connection of their own; the first that comes back, whether the server closes or not."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.read(65_536), 20)
+        finally:
+            writer.close()
+
 
 def bound_socket() -> socket.socket:
     """A listening socket on a free port of loopback."""
@@ -207,12 +218,31 @@ def registry() -> StandIn:
     return StandIn()
 
 
-@pytest.fixture
-async def client(registry: StandIn) -> AsyncIterator[Client]:
-    """A client of a node that serves ``registry``."""
+@contextlib.asynccontextmanager
+async def serving(registry: StandIn) -> AsyncIterator[Client]:
+    """A node that serves ``registry``, and a client of it."""
     bound = bound_socket()
     server = make_app(registry, resolver=Answers(), settings=Settings(hosts=frozenset({"n1.example.org"})))
     runner = await serve(server, [bound], shutdown_timeout_s=0.2)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield Client(session, bound.getsockname()[1], server)
     await runner.cleanup()
+
+
+@pytest.fixture
+async def client(registry: StandIn) -> AsyncIterator[Client]:
+    """A client of a node that serves ``registry``."""
+    async with serving(registry) as made:
+        yield made
+
+
+@pytest.fixture
+def node() -> Callable[[StandIn], AbstractAsyncContextManager[Client]]:
+    """Serves a registry within an asynchronous context."""
+    return serving
+
+
+@pytest.fixture
+def missing() -> type[Missing]:
+    """What a node may lack to be ready."""
+    return Missing
