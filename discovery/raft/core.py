@@ -10,6 +10,7 @@ leader's book-keeping (18), apply (13), never a dump (8, 19).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -48,6 +49,17 @@ def configuration(settings: Settings) -> SyncObjConf:
     )
 
 
+class Peer(Node):  # type: ignore[misc]
+    """A member. Its hash is the same in every process, so that sets of members are walked in one order (simulation)."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self._hash = zlib.crc32(id.encode())
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 class Core(SyncObj):  # type: ignore[misc]
     """One member's Raft state. Time is :data:`.seam.instant`, frozen for a pass; messages gather in :attr:`outbox`.
 
@@ -55,8 +67,12 @@ class Core(SyncObj):  # type: ignore[misc]
     """
 
     def __init__(self, node_id: str, peers: Sequence[str], wal: Log, settings: Settings) -> None:
-        self._log: Log | None = None  # until the base class has set its zeroes, hard state is not touched
+        if len(wal) == 0:
+            wal.add(NO_OP, 1, 0)
+        self.wal = wal
+        self._built = False  # until the base class has set its zeroes, hard state and commit index are not touched
         self._commit = 1
+        self._SyncObj__newAppendEntriesTime = 0.0
         self.hard_moved = False
         """Whether term or vote moved since this flag was cleared: then nothing may be sent before the sync."""
         self.durable = 0
@@ -64,16 +80,15 @@ class Core(SyncObj):  # type: ignore[misc]
         self.append_due = False
         self.heard_at = float("-inf")
         self.outbox = Outbox()
-        self.nodes: dict[str, Node] = {peer: Node(peer) for peer in peers}
+        self.nodes: dict[str, Node] = {peer: Peer(peer) for peer in peers}
         self.on_elected: Callable[[], None] = _nothing
         self.on_deposed: Callable[[], None] = _nothing
         self.on_pack: Callable[[], None] = _nothing
         self.on_apply: Callable[[], None] = _nothing
-        super().__init__(Node(node_id), list(self.nodes.values()), configuration(settings), transport=self.outbox)
+        super().__init__(Peer(node_id), list(self.nodes.values()), configuration(settings), transport=self.outbox)
         self._poller = NoPoller()
-        self._SyncObj__raftLog = self._log = wal
-        if len(wal) == 0:
-            wal.add(NO_OP, 1, 0)
+        self._SyncObj__raftLog = wal
+        self._built = True
         # Hazard 6: the hint may speak of entries that a crash took.
         self._commit = max(1, min(wal.getRaftCommitIndex(), self.last_index))
         self._voters: set[str] = set()
@@ -83,26 +98,26 @@ class Core(SyncObj):  # type: ignore[misc]
 
     @property
     def _SyncObj__raftCurrentTerm(self) -> int:
-        return self._log.term if self._log is not None else 0
+        return self.wal.term
 
     @_SyncObj__raftCurrentTerm.setter
     def _SyncObj__raftCurrentTerm(self, term: int) -> None:
-        if self._log is None or term == self._log.term:
+        if not self._built or term == self.wal.term:
             return
-        assert term > self._log.term, "a term never falls"
+        assert term > self.wal.term, "a term never falls"
         # A vote belongs to one term: both move in one batch, so no crash can pair a new term with an old vote.
-        self._log.term, self._log.voted_for = term, None
+        self.wal.term, self.wal.voted_for = term, None
         self._voters = set()
         self.hard_moved = True
 
     @property
     def _SyncObj__votedForNodeId(self) -> str | None:
-        return self._log.voted_for if self._log is not None else None
+        return self.wal.voted_for
 
     @_SyncObj__votedForNodeId.setter
     def _SyncObj__votedForNodeId(self, node_id: str | None) -> None:
-        if self._log is not None and node_id != self._log.voted_for:
-            self._log.voted_for = node_id
+        if self._built and node_id != self.wal.voted_for:
+            self.wal.voted_for = node_id
             self.hard_moved = True
 
     @property
@@ -117,7 +132,7 @@ class Core(SyncObj):  # type: ignore[misc]
         of a cluster of one). Below the clamp the entry is on a majority of disks, if its term is the leader's own
         (Raft section 5.4.2); otherwise nothing may be concluded.
         """
-        if self._log is None:
+        if not self._built:
             return
         if self._SyncObj__raftState == LEADER and index > self.durable:
             index = self.durable
@@ -126,12 +141,6 @@ class Core(SyncObj):  # type: ignore[misc]
         self._commit = max(self._commit, index)
 
     # -- plain views --------------------------------------------------------------------------------------------
-
-    @property
-    def wal(self) -> Log:
-        """The log."""
-        assert self._log is not None
-        return self._log
 
     @property
     def term(self) -> int:

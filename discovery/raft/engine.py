@@ -145,7 +145,7 @@ class Engine(Member):
             timer + _NUDGE_S,
             self._proposals.next_deadline(),
             self._reads.next_deadline(),
-            self._reads.retry_at(),
+            self._reads.retry_at(instant.now),
         ]
         if self._transfer is not None:
             deadlines.append(self._transfer[1])

@@ -168,9 +168,9 @@ class Reads:
         deadlines += [deadline for _, _, deadline in self._known]
         return min(deadlines, default=float("inf"))
 
-    def retry_at(self) -> float:
-        """When a refused question may be asked again."""
-        return self._not_before if self._pending and self._asked_whom is None else float("inf")
+    def retry_at(self, now: float) -> float:
+        """When a refused question may be asked again (``inf``: nothing waits for that)."""
+        return self._not_before if self._pending and self._not_before > now else float("inf")
 
 
 def failed(waiter: Confirmation) -> tuple[Hashable, NotApplied]:

@@ -1,0 +1,220 @@
+"""A node in virtual time: the real engine, log, snapshots and registry rules on a simulated disk and network."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from discovery.raft.codec import AppRequest, AppResponse, Message
+from discovery.raft.core import Core
+from discovery.raft.engine import Engine
+from discovery.raft.snapshots import SnapshotStore
+from discovery.raft.types import Job, Output, Settings, run_job
+from discovery.raft.wal import Wal
+from discovery.testing.simdisk import SimDisk
+from discovery.testing.simnet import Host, Network, World
+from discovery.testing.simregistry import SimRegistry
+from discovery.testing.simwatch import Watch
+
+SETTINGS = Settings(snapshot_bytes=24 * 1024, window_bytes=16 * 1024, batch_bytes=4 * 1024, chunk_bytes=2 * 1024)
+"""Small sizes, so that compaction, transfers and full windows happen in every run."""
+
+
+class SimNode:
+    """One host: what survives a crash (disk, identity) and what does not (the process)."""
+
+    core_class: type[Core] = Core
+    registry_class: type[SimRegistry] = SimRegistry
+
+    def __init__(
+        self, name: str, peers: list[str], world: World, network: Network, watch: Watch, *, lying_disk: bool = False
+    ) -> None:
+        self.name = name
+        self.peers = peers
+        self.world, self.network, self.watch = world, network, watch
+        self.disk = SimDisk(random.Random(world.random.random()), lying=lying_disk)  # noqa: S311
+        self.incarnation = f"{name}-1"
+        self.members: dict[str, str] = {}
+        self.alive = False
+        self.paused = False
+        self.slow_disk = False
+        self.skew_ms = world.random.randint(-3000, 3000)
+        self._parcel: list[Callable[[], None]] = []
+        self._process = 0
+        self._syncing = False
+        self._wake_at = float("inf")
+        network.add(self)
+
+    # -- the process ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the process on what the disk holds."""
+        self._process += 1
+        self.alive, self.paused, self._syncing, self._parcel = True, False, False, []
+        self._wake_at = float("inf")
+        self.wal = Wal.open(self.disk, self.incarnation.encode(), segment_bytes=8 * 1024, retained_bytes=8 * 1024)
+        self.snapshots = SnapshotStore(self.disk)
+        self.registry = self.registry_class(self)
+        self.engine = Engine(
+            node_id=self.name,
+            peers=self.peers,
+            wal=self.wal,
+            snapshots=self.snapshots,
+            machine=self.registry,
+            clock=lambda: self.world.now,
+            wall_ms=self.wall_ms,
+            random=random.Random(self.world.random.random()),  # noqa: S311
+            settings=SETTINGS,
+            core_class=self.core_class,
+        )
+        self.engine.before_round = self.registry.flush_heartbeats
+        self.disk.settle()
+        self.wake()
+
+    def kill(self, *, power: bool) -> None:
+        """Kill the process; with ``power`` what the disk was not told to sync is lost in part."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._process += 1
+        self.network.closed_by(self.name)
+        self.watch.died(self.name)
+        if power:
+            self.disk.crash()
+        else:
+            self.disk.stop()
+
+    def pause(self) -> None:
+        """SIGSTOP: the kernel goes on receiving."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self.alive and self.paused:
+            self.paused = False
+            parcel, self._parcel = self._parcel, []
+            for event in parcel:
+                event()
+            self.wake()
+
+    def wall_ms(self) -> int:
+        """A wall clock that is a little wrong."""
+        return int(self.world.now * 1000) + 1_700_000_000_000 + self.skew_ms
+
+    # -- Host -----------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether handshakes are answered."""
+        return self.alive and not self.paused
+
+    def knows(self, other: Host) -> bool:
+        """Membership by (id, incarnation): a known id with an emptied disk is nobody (hazard 20)."""
+        return not self.members or self.members.get(other.name) == getattr(other, "incarnation", None)
+
+    def on_connected(self, peer: str) -> None:
+        self._event(lambda: self.engine.connected(peer))
+
+    def on_disconnected(self, peer: str, hint: bool) -> None:
+        self._event(lambda: self._lost(peer, hint))
+
+    def _lost(self, peer: str, hint: bool) -> None:
+        self.registry.lost(peer)
+        self.engine.disconnected(peer, hint)
+
+    def on_message(self, peer: str, message: Message) -> None:
+        if isinstance(message, AppRequest):
+            self._event(lambda: self.registry.on_request(peer, message))
+        elif isinstance(message, AppResponse):
+            self._event(lambda: self.registry.on_response(peer, message))
+        else:
+            self._event(lambda: self.engine.receive(peer, message))
+
+    def _event(self, event: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        if self.paused:
+            self._parcel.append(event)
+        else:
+            event()
+            self.wake()
+
+    def timer(self, delay: float, action: Callable[[], None]) -> None:
+        """Do ``action`` in this process, if it lives then."""
+        process = self._process
+        self.world.after(delay, lambda: self._event(action) if self._process == process else None)
+
+    # -- the driver -----------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Run a pass at this instant."""
+        self._wake(self.world.now)
+
+    def _wake(self, when: float) -> None:
+        if when < self._wake_at:
+            self._wake_at = when
+            process = self._process
+            self.world.at(when, lambda: self._woken(when) if self._process == process else None)
+
+    def _woken(self, when: float) -> None:
+        if when != self._wake_at:
+            return
+        self._wake_at = float("inf")
+        if self._syncing:
+            return
+        if self.paused:
+            self._parcel.append(lambda: None)
+            return
+        self._pass()
+
+    def _pass(self) -> None:
+        output = self.engine.step()
+        self.watch.stepped(self)
+        for peer, message in output.early:
+            self.network.send(self.name, peer, message)
+        for job in output.jobs:
+            self._begin(job)
+        if output.batch is None:
+            self._synced(output)
+            return
+        self._syncing = True
+        self.wal.write(output.batch)
+        process = self._process
+        delay = self.world.between(0.0001, 0.006) if not self.slow_disk else self.world.between(0.05, 0.5)
+        self.world.after(delay, lambda: self._sync_ended(process, output))
+
+    def _sync_ended(self, process: int, output: Output) -> None:
+        if self._process != process:
+            return
+        if self.paused:
+            self._parcel.append(lambda: self._sync_ended(process, output))
+            return
+        self._syncing = False
+        self.disk.settle()
+        self._synced(output)
+
+    def _synced(self, output: Output) -> None:
+        self.engine.synced()
+        for peer, message in output.late:
+            self.network.send(self.name, peer, message)
+        for token, result in [*output.resolved, *output.confirmed, *output.readable]:
+            self._answer(token, result)
+        self._wake(max(self.world.now, self.engine.next_deadline()))
+
+    def _answer(self, token: Hashable, result: Any) -> None:
+        assert callable(token)
+        token(result)
+
+    def _begin(self, job: Job) -> None:
+        """A thread's work: it ends some time later, or the process dies before."""
+        result: Any = None
+        try:
+            result = run_job(job, self.snapshots, self.registry)
+        except Exception as error:
+            result = error
+        self.timer(self.world.between(0.001, 0.2), lambda: self._ended(job, result))
+
+    def _ended(self, job: Job, result: Any) -> None:
+        self.disk.settle()
+        self.engine.job_done(job, result)
