@@ -31,7 +31,7 @@ from discovery.model import Lease
 SLOTS_PER_S: Final = 50
 SLOT_S: Final = 1 / SLOTS_PER_S
 STALL_S: Final = 0.2
-WORK_PER_CALL_MAX: Final = 10_000
+WORK_PER_CALL_MAX: Final = 5_000
 CHECKPOINT_AFTER_S_MAX: Final = 300.0
 CHECKPOINT_STEP_S: Final = 15.0
 _NOWHERE: Final = 0
@@ -79,10 +79,13 @@ class Due(msgspec.Struct, frozen=True, gc=False):
 
 class _Clock(msgspec.Struct, gc=False):
     version: int
-    ttl_s: float
+    ttl_ms: int
     renewed: float
     slot: int = _NOWHERE
     check: int = _NOWHERE
+
+    def deadline(self) -> float:
+        return self.renewed + self.ttl_ms / 1000
 
 
 class _Wheel:
@@ -155,13 +158,12 @@ class Lessor:
         batches: dict[int, list[int]] = {}
         clocks = self._clocks
         for lease in leases:
-            ttl_s = lease.ttl_ms / 1000
             left_s = _left_s(lease)
             slot = slots.get(left_s)
             if slot is None:
                 slot = slots[left_s] = _slot(now + left_s)
                 batches[slot] = []
-            clock = clocks[lease.id] = _Clock(lease.version, ttl_s, now + left_s - ttl_s, slot)
+            clock = clocks[lease.id] = _Clock(lease.version, lease.ttl_ms, now + left_s - lease.ttl_ms / 1000, slot)
             batches[slot].append(lease.id)
             if lease.ttl_ms >= limits.LEASE_CHECKPOINT_TTL_MS_MIN:
                 self._watch(lease.id, clock, now)
@@ -185,9 +187,9 @@ class Lessor:
             return
         clock = self._clocks.get(id)
         if clock is None:
-            clock = self._clocks[id] = _Clock(version, ttl_ms / 1000, now)
+            clock = self._clocks[id] = _Clock(version, ttl_ms, now)
         else:
-            clock.version, clock.ttl_s, clock.renewed = version, ttl_ms / 1000, now
+            clock.version, clock.ttl_ms, clock.renewed = version, ttl_ms, now
         # The version moved: a checkpoint of the old one is void, and one under way will be skipped.
         self.checkpointed.discard(id)
         if id not in self.held:
@@ -207,21 +209,25 @@ class Lessor:
         self.checkpointed.discard(id)
 
     def heartbeat(self, id: int, now: float) -> bool:
-        """Note a heartbeat; False when there is no such lease.
+        """Note a heartbeat; False when there is no such lease. As :meth:`renew`."""
+        return self.renew(id, now) is not None
+
+    def renew(self, id: int, now: float) -> int | None:
+        """Note a heartbeat; the TTL in milliseconds, ``None`` when there is no such lease.
 
         It may be acknowledged only after a leadership round begun afterwards; and, when the id stands in ``held`` or
         ``checkpointed``, only after the outcome of the eviction, or after the checkpoint was cleared in the log.
         """
         clock = self._clocks.get(id)
         if clock is None:
-            return False
+            return None
         clock.renewed = now
-        return True
+        return clock.ttl_ms
 
     def remaining_ms(self, id: int, now: float) -> int | None:
         """Milliseconds until the TTL has passed, 0 when it has; ``None`` when there is no such lease here."""
         clock = self._clocks.get(id)
-        return None if clock is None else max(0, round((clock.renewed + clock.ttl_s - now) * 1000))
+        return None if clock is None else max(0, round((clock.deadline() - now) * 1000))
 
     def version(self, id: int) -> int | None:
         """The version of a lease that has a clock here."""
@@ -231,7 +237,7 @@ class Lessor:
     def ttl_ms(self, id: int) -> int | None:
         """The TTL of a lease that has a clock here, milliseconds."""
         clock = self._clocks.get(id)
-        return None if clock is None else round(clock.ttl_s * 1000)
+        return None if clock is None else clock.ttl_ms
 
     def last_heartbeat(self, id: int) -> float | None:
         """Lease time of the last registration or heartbeat since this node was elected, ``None`` when none came."""
@@ -253,7 +259,7 @@ class Lessor:
             work_max -= len(ids)
             for id in ids:
                 clock = self._clocks[id]
-                slot = _slot(clock.renewed + clock.ttl_s)
+                slot = _slot(clock.deadline())
                 if slot <= slot_now:
                     clock.slot = _NOWHERE
                     found.append(Due(id, clock.version, self.last_heartbeat(id)))
@@ -276,7 +282,7 @@ class Lessor:
             clock = self._clocks.get(due.id)
             if clock is None:
                 continue
-            if clock.version == due.version and clock.slot == _NOWHERE and clock.renewed + clock.ttl_s <= now:
+            if clock.version == due.version and clock.slot == _NOWHERE and clock.deadline() <= now:
                 still.append(due)
             else:
                 self._place(due.id, clock, now)
@@ -305,8 +311,8 @@ class Lessor:
                 clock = self._clocks[id]
                 clock.check = _NOWHERE
                 silent_s = now - clock.renewed
-                if silent_s >= _patience_s(clock.ttl_s) and id not in self.held:
-                    left_ms = max(1, math.ceil((clock.ttl_s - silent_s) * 1000))
+                if silent_s >= _patience_s(clock.ttl_ms) and id not in self.held:
+                    left_ms = max(1, math.ceil(clock.ttl_ms - silent_s * 1000))
                     found.append((id, clock.version, left_ms))
                     self.checkpointed.add(id)
                 self._watch(id, clock, now)
@@ -320,7 +326,7 @@ class Lessor:
 
     def _place(self, id: int, clock: _Clock, now: float) -> None:
         """Put a lease where its deadline is, unless it waits in an earlier slot anyway (which moves it in time)."""
-        slot = max(_slot(clock.renewed + clock.ttl_s), _slot_now(now) + 1)
+        slot = max(_slot(clock.deadline()), _slot_now(now) + 1)
         if clock.slot != _NOWHERE:
             if clock.slot <= slot:
                 return
@@ -329,7 +335,7 @@ class Lessor:
         self._wheel.add(slot, (id,))
 
     def _watch(self, id: int, clock: _Clock, now: float) -> None:
-        at = max(clock.renewed + _patience_s(clock.ttl_s), now + CHECKPOINT_STEP_S)
+        at = max(clock.renewed + _patience_s(clock.ttl_ms), now + CHECKPOINT_STEP_S)
         clock.check = math.ceil(at)
         self._checks.add(clock.check, (id,))
 
@@ -356,6 +362,6 @@ def _left_s(lease: Lease) -> float:
     return left_ms / 1000
 
 
-def _patience_s(ttl_s: float) -> float:
+def _patience_s(ttl_ms: int) -> float:
     """How long a long lease may be silent before it is checkpointed."""
-    return min(ttl_s / 2, CHECKPOINT_AFTER_S_MAX)
+    return min(ttl_ms / 2000, CHECKPOINT_AFTER_S_MAX)
