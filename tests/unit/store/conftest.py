@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -76,6 +79,17 @@ class Log:
 @pytest.fixture(scope="session")
 def new_log() -> type[Log]:
     return Log
+
+
+@pytest.fixture(scope="session")
+def naive() -> ModuleType:
+    """The module beside this one, however the tests are started."""
+    spec = importlib.util.spec_from_file_location("naive_store", Path(__file__).with_name("naive.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
