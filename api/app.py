@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import istr
 
 from discovery import limits
 from discovery.api import problem
@@ -32,6 +33,10 @@ from discovery.metrics import Exposition, HttpCounters
 log: Final = logging.getLogger(__name__)
 
 CSP: Final = "default-src 'none'; frame-ancestors 'none'"
+_HISTORY: Final = istr("X-Registry-History")
+_NODE: Final = istr("X-Registry-Node")
+_NOSNIFF: Final = istr("X-Content-Type-Options")
+_CSP: Final = istr("Content-Security-Policy")
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _CONSISTENCY: Final = frozenset({"consistency"})
 _VISIBLE: Final = frozenset({"visible"})
@@ -162,12 +167,12 @@ class App:
     ) -> web.Response:
         """A response with the headers that every answer carries."""
         store = self.registry.store
-        every = {
+        every: dict[str, str] = {
             REVISION: str(store.revision),
-            "X-Registry-History": store.history,
-            "X-Registry-Node": self.registry.node_id,
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": CSP,
+            _HISTORY: store.history,
+            _NODE: self.registry.node_id,
+            _NOSNIFF: "nosniff",
+            _CSP: CSP,
             hdrs.SERVER: "discovery",
         }
         if body is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
+from multidict import istr
 
 from discovery import limits
 from discovery.api import codec
@@ -27,11 +28,11 @@ from discovery.store import Store
 
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
-REVISION: Final = "X-Registry-Revision"
-STALENESS: Final = "X-Registry-Staleness-Ms"
-INDEX: Final = "X-Registry-Index"
-VISIBLE: Final = "X-Registry-Visible"
-MISSING: Final = "X-Registry-Missing"
+REVISION: Final = istr("X-Registry-Revision")
+STALENESS: Final = istr("X-Registry-Staleness-Ms")
+INDEX: Final = istr("X-Registry-Index")
+VISIBLE: Final = istr("X-Registry-Visible")
+MISSING: Final = istr("X-Registry-Missing")
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
 _KEY: Final = re.compile(rf"[!-~]{{1,{limits.IDEMPOTENCY_KEY_CHARS_MAX}}}")
@@ -216,7 +217,7 @@ class Call:
         """The answer to a write, once DNS shows it (or the wait was given up): 204 when there is no ``value``."""
         cluster = self.option("visible") is not None
         seen, missing = await self.registry.visible(result, cluster=cluster)
-        headers = {VISIBLE: "true" if seen else "false"}
+        headers: dict[str, str] = {VISIBLE: "true" if seen else "false"}
         if missing:
             headers[MISSING] = ", ".join(missing)
         body = None if value is None else codec.encode(value)

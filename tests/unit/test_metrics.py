@@ -1,0 +1,61 @@
+"""What ``/metrics`` shows: names by Prometheus practice, bounded labels, histograms that add up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from discovery.metrics import BUCKETS_S, Exposition, HttpCounters
+
+
+def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
+    member = SimpleNamespace(id="n2", alive=False, applied=None)
+    status = SimpleNamespace(term=7, leader=None, members=[member])
+    registry = SimpleNamespace(
+        node_id="n1",
+        store=SimpleNamespace(revision=44, floor=3, serial=9),
+        staleness_ms=lambda: 1_500,
+        status=lambda: status,
+        **changed,
+    )
+    text = Exposition(registry, http, SimpleNamespace(connection_count=5, refused=2)).text().decode()
+    return {family.name: family.samples for family in text_string_to_metric_families(text)}
+
+
+def test_the_nodes_numbers_are_shown() -> None:
+    families = shown(HttpCounters())
+    values = {name: samples[0].value for name, samples in families.items() if samples}
+    assert values["discovery_registry_revision"] == 44
+    assert values["discovery_registry_floor_revision"] == 3
+    assert values["discovery_registry_staleness_seconds"] == 1.5
+    assert values["discovery_raft_term"] == 7
+    assert values["discovery_raft_leader_known"] == 0
+    assert values["discovery_raft_leader"] == 0
+    assert values["discovery_http_connections"] == 5
+    assert values["discovery_http_connections_refused"] == 2
+    assert families["discovery_raft_member_alive"][0].labels == {"member": "n2"}
+
+
+def test_requests_and_durations_add_up() -> None:
+    http = HttpCounters()
+    for seconds in (0.0001, 0.003, 100.0):
+        http.count("instance", "PUT", 200, seconds)
+    http.count("instance", "SPY", 405, 0.1)
+    families = shown(http)
+    requests = {(s.labels["method"], s.labels["status"]): s.value for s in families["discovery_http_requests"]}
+    assert requests == {("PUT", "200"): 3, ("other", "405"): 1}
+    samples = families["discovery_http_request_duration_seconds"]
+    buckets = [s.value for s in samples if s.name.endswith("_bucket")]
+    assert len(buckets) == len(BUCKETS_S) + 1
+    assert buckets == sorted(buckets)
+    assert (buckets[0], buckets[-1]) == (1, 4)
+    [total] = [s.value for s in samples if s.name.endswith("_sum")]
+    assert round(total, 4) == 100.1031
+
+
+def test_every_name_has_a_unit_or_a_meaning_of_its_own() -> None:
+    names = [name for name in shown(HttpCounters()) if name.startswith("discovery_")]
+    assert names
+    assert all(name == name.lower() and not name.endswith(("_ms", "_millis", "_count")) for name in names)
