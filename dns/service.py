@@ -1,0 +1,242 @@
+"""One service as DNS sees it: which instances are published, under which names, with which records.
+
+Pure. Every index is kept up change by change (a few microseconds each), never rebuilt for an instance.
+Record data stands here as it goes on the wire, with its length in front (RFC 1035 section 3.2.1: RDLENGTH, RDATA).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from discovery.dns import codes, name
+from discovery.dns.rotor import Rotor
+from discovery.model import Instance, Service
+
+_SRV: Final = struct.Struct("!HHHH")
+VIRTUAL_PRIORITY: Final = 0
+VIRTUAL_WEIGHT: Final = 1  # the default of instances
+
+
+def rdata(data: bytes) -> bytes:
+    """Record data with its length in front."""
+    return len(data).to_bytes(2, "big") + data
+
+
+def packed(address: str) -> bytes:
+    """4 or 16 bytes of an address literal in its canonical form."""
+    if ":" in address:
+        return ipaddress.IPv6Address(address).packed
+    return bytes(map(int, address.split(".")))
+
+
+def srv(priority: int, weight: int, port: int, target: bytes) -> bytes:
+    """SRV record data (RFC 2782); ``target`` is an uncompressed wire name."""
+    return _SRV.pack(6 + len(target), priority, weight, port) + target
+
+
+class Addresses:
+    """A and AAAA records of one name."""
+
+    __slots__ = ("v4", "v6")
+
+    def __init__(self) -> None:
+        self.v4: Rotor[bytes] = Rotor()
+        self.v6: Rotor[bytes] = Rotor()
+
+    def add(self, data: bytes, ttl: int | None) -> None:
+        """Count a record in."""
+        (self.v4 if len(data) == 6 else self.v6).add(data, ttl)
+
+    def remove(self, data: bytes, ttl: int | None) -> None:
+        """Count a record out."""
+        (self.v4 if len(data) == 6 else self.v6).remove(data, ttl)
+
+    def of(self, rtype: int) -> Rotor[bytes] | None:
+        """The records of a type, ``None`` when it is no address type."""
+        return self.v4 if rtype == codes.A else self.v6 if rtype == codes.AAAA else None
+
+
+class Member:
+    """A published instance, ready for the wire. ``hosts``: its hostname, then its unique label."""
+
+    __slots__ = ("addresses", "hosts", "ports", "spec")
+
+    def __init__(self, spec: Instance) -> None:
+        self.spec = spec
+        self.addresses = tuple([rdata(packed(address)) for address in spec.addresses])
+        self.hosts = (name.hostname(spec).encode(), name.unique_label(spec.id))
+        self.ports = tuple([(p.protocol.encode(), p.name.encode(), p.port) for p in spec.ports if p.name])
+
+    def numbers(self, protocol: bytes | None, port: bytes | None) -> Iterator[int]:
+        """Port numbers of the port so named, or of all named ports when both are ``None``."""
+        for own_protocol, own_name, number in self.ports:
+            if protocol is None or (own_protocol == protocol and own_name == port):
+                yield number
+
+
+class Crowd:
+    """What several instances that share a hostname answer together, or one with several addresses."""
+
+    __slots__ = ("addresses", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[Member, None] = {}
+        self.addresses = Addresses()
+
+    def add(self, member: Member) -> None:
+        """Let ``member`` share the name."""
+        self.members[member] = None
+        for data in member.addresses:
+            self.addresses.add(data, member.spec.dns_ttl)
+
+    def remove(self, member: Member) -> None:
+        """``member`` no longer has the name."""
+        del self.members[member]
+        for data in member.addresses:
+            self.addresses.remove(data, member.spec.dns_ttl)
+
+
+class ServiceView:
+    """A service's settings, instances and names.
+
+    ``version`` moves with every change, so that an answer made from this view can tell whether it still holds.
+    """
+
+    def __init__(self, namespace: str, service: str, zone: bytes) -> None:
+        self.namespace = namespace.encode()
+        self.name = service.encode()
+        self.wire = name.wire((self.name, self.namespace, b"svc"))[:-1] + zone
+        self.settings: Service | None = None
+        self.version = 0
+        self.published: dict[str, Member] = {}
+        self.hidden: dict[str, Instance] = {}
+        self.addresses = Addresses()  # of all published instances
+        self.virtual = Addresses()  # of the service itself
+        self.named: Rotor[Member] = Rotor()  # instances with a named port
+        self.ports: dict[bytes, dict[bytes, Rotor[Member]]] = {}  # protocol, port name
+        self.hosts: dict[bytes, Member | Crowd] = {}
+
+    def external(self) -> str | None:
+        """The host name that an external service stands for."""
+        settings = self.settings
+        return settings.external_name if settings is not None and settings.type == "external" else None
+
+    def is_virtual(self) -> bool:
+        """Whether the service has addresses of its own."""
+        return self.settings is not None and self.settings.type == "virtual"
+
+    def exists(self) -> bool:
+        """Whether the name exists in DNS: a headless service without a published instance does not (2.4.1)."""
+        return bool(self.published) or (self.settings is not None and self.settings.type != "headless")
+
+    def is_empty(self) -> bool:
+        """Whether nothing is left that would need this view."""
+        return self.settings is None and not self.published and not self.hidden
+
+    def ttl_cap(self, cap: int) -> int:
+        """Seconds that no TTL of this service exceeds."""
+        own = self.settings.dns_ttl if self.settings is not None else None
+        return cap if own is None else min(cap, own)
+
+    def configure(self, settings: Service | None) -> tuple[list[Member], list[Member]]:
+        """Put or drop the settings; returns members that went and members that came."""
+        before = self._publishes_not_ready()
+        self.version += 1
+        self.settings = settings
+        self.virtual = Addresses()
+        for address in settings.virtual_ips if settings is not None and settings.type == "virtual" else ():
+            self.virtual.add(rdata(packed(address)), settings.dns_ttl if settings is not None else None)
+        return ([], []) if before == self._publishes_not_ready() else self._republish()
+
+    def _publishes_not_ready(self) -> bool:
+        return self.settings is not None and self.settings.publish_not_ready
+
+    def _publishes(self, spec: Instance) -> bool:
+        return spec.status == "ready" or (spec.status == "not_ready" and self._publishes_not_ready())
+
+    def _republish(self) -> tuple[list[Member], list[Member]]:
+        gone = [member for member in self.published.values() if not self._publishes(member.spec)]
+        come = [spec for spec in self.hidden.values() if self._publishes(spec)]
+        for member in gone:
+            self.put(member.spec)
+        return gone, [member for member in (self.put(spec)[1] for spec in come) if member is not None]
+
+    def put(self, spec: Instance) -> tuple[Member | None, Member | None]:
+        """Put an instance; returns the member that went and the one that came."""
+        old = self.drop(spec.id)
+        if not self._publishes(spec):
+            self.hidden[spec.id] = spec
+            return old, None
+        member = self.published[spec.id] = Member(spec)
+        for data in member.addresses:
+            self.addresses.add(data, spec.dns_ttl)
+        for host in member.hosts:
+            self._join(host, member)
+        self._offer(member)
+        return old, member
+
+    def drop(self, instance_id: str) -> Member | None:
+        """Drop an instance that may be here; returns the member that went."""
+        self.version += 1
+        self.hidden.pop(instance_id, None)
+        member = self.published.pop(instance_id, None)
+        if member is None:
+            return None
+        for data in member.addresses:
+            self.addresses.remove(data, member.spec.dns_ttl)
+        for host in member.hosts:
+            self._leave(host, member)
+        self._withdraw(member)
+        return member
+
+    def _offer(self, member: Member) -> None:
+        if not member.ports:
+            return
+        self.named.add(member, member.spec.dns_ttl)
+        for protocol, port, _ in member.ports:
+            self.ports.setdefault(protocol, {}).setdefault(port, Rotor()).add(member, member.spec.dns_ttl)
+
+    def _withdraw(self, member: Member) -> None:
+        if not member.ports:
+            return
+        self.named.remove(member, member.spec.dns_ttl)
+        for protocol, port, _ in member.ports:
+            names = self.ports[protocol]
+            names[port].remove(member, member.spec.dns_ttl)
+            if not names[port]:
+                del names[port]
+            if not names:
+                del self.ports[protocol]
+
+    def _join(self, host: bytes, member: Member) -> None:
+        there = self.hosts.get(host)
+        if there is None and len(member.addresses) == 1:
+            self.hosts[host] = member  # nearly all names: no crowd, no memory for one
+            return
+        if not isinstance(there, Crowd):
+            crowd = self.hosts[host] = Crowd()
+            if there is not None:
+                crowd.add(there)
+            there = crowd
+        if member not in there.members:  # its hostname may be its own unique label
+            there.add(member)
+
+    def _leave(self, host: bytes, member: Member) -> None:
+        there = self.hosts.get(host)
+        if isinstance(there, Crowd):
+            if member in there.members:
+                there.remove(member)
+            if not there.members:
+                del self.hosts[host]
+        elif there is member:
+            del self.hosts[host]
+
+    def target(self, member: Member) -> bytes:
+        """The label that only ``member`` answers to: its hostname when nobody shares it, else the unique one."""
+        host, unique = member.hosts
+        there = self.hosts[host]
+        alone = there is member or (isinstance(there, Crowd) and len(there.members) == 1)
+        return host if alone else unique

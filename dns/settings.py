@@ -1,0 +1,34 @@
+"""What a name server of ours is told besides its zone: the JSON object behind ``--settings``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from discovery import limits
+
+REVERSE_ZONES: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Options of the DNS server; unknown keys are ignored, so that one side can be upgraded first.
+
+    Args:
+        ttl: seconds, default and cap of every TTL.
+        udp_max: largest UDP answer in bytes, for clients with EDNS that take as much.
+        max_answers: most records of one type in an answer.
+        reverse_zones: networks whose PTR names are ours, in CIDR text.
+        ns_addresses: addresses of this server, those of the name server in the zone's apex.
+        node: node id, shown to ``id.server CH TXT``.
+        log_format, log_level: see :func:`discovery.log.setup`.
+    """
+
+    ttl: int = 5
+    udp_max: int = 1232
+    max_answers: int = limits.DNS_ANSWERS_MAX
+    reverse_zones: tuple[str, ...] = REVERSE_ZONES
+    ns_addresses: tuple[str, ...] = ()
+    node: str = ""
+    log_format: str = "text"
+    log_level: str = "info"
