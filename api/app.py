@@ -72,7 +72,7 @@ class App:
     # Answers
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; never raises but for a lost connection or a cancelled task."""
+        """Answer one request; never raises but for a cancelled task."""
         started = self._now()
         route = "unmatched"
         try:
@@ -86,8 +86,6 @@ class App:
                 response = await self._answer(request, found[0], found[1], query)
         except RegistryError as error:
             response = self.problem(error)
-        except ConnectionError:
-            raise
         except Exception as error:
             log.exception("defect in a handler", extra={"route": route})
             response = self.problem(problem.unexpected(error))

@@ -21,6 +21,7 @@ from multidict import istr
 from discovery import limits
 from discovery.api import codec
 from discovery.api.problem import BadRequest, ExpectationFailed, RequestTimeout
+from discovery.api.server import Connection
 from discovery.command import Command, Idempotency, TxnDone, Written
 from discovery.errors import Overloaded, RegistryError, TooLarge
 from discovery.model import Lease
@@ -258,10 +259,13 @@ def _too_large(most: int) -> TooLarge:
 
 async def _stream(app: Sender, request: web.BaseRequest, most: int) -> bytes:
     """The body of a slow or large request, against a deadline; all such bodies together have one budget."""
-    await _continue(request)
     chunks: list[bytes] = []
     size = 0
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    connection.server.receiving[connection] = None
     try:
+        await _continue(request)
         async with asyncio.timeout(limits.HTTP_BODY_S_MAX):
             while chunk := await request.content.readany():
                 size += len(chunk)
@@ -273,10 +277,13 @@ async def _stream(app: Sender, request: web.BaseRequest, most: int) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise RequestTimeout(f"a body must arrive within {limits.HTTP_BODY_S_MAX:.0f} s") from None
+    except ConnectionError:
+        raise BadRequest("the client went away before its body was whole") from None
     except (RequestPayloadError, HttpProcessingError) as error:
         raise BadRequest(f"the body is not what its headers promise: {error}") from None
     finally:
         app.bodies_bytes -= size
+        connection.server.receiving.pop(connection, None)
     return b"".join(chunks)
 
 

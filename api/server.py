@@ -3,8 +3,9 @@
 aiohttp's low-level ``web.Server`` is used without its ``Application``: our own route table is needed anyway (raw
 paths), and a heartbeat costs a fifth less. What aiohttp would answer by itself (a bad request line, a defect) becomes
 problem+json here. Slow clients: a head must be complete ``HTTP_HEADER_S_MAX`` after its first byte (or after the
-connection was made); when a client is at its connection limit, the one it has left waiting longest makes room, so
-that a flood of half-open requests does not lock out the good ones behind the same address.
+connection was made), a body by ``HTTP_BODY_S_MAX``. When a client is at its connection limit, the unfinished or idle
+one it has left waiting longest makes room, so that a flood of slow requests does not lock out the good ones behind the
+same address.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class Server(web.Server):
         self.pages: Final = pages
         self.now: Final = now
         self.opening: Final[dict[Connection, float]] = {}  # connections without a whole head, oldest first
+        self.receiving: Final[dict[Connection, None]] = {}  # connections whose body is under way, oldest first
         self.peers: Final[dict[str, dict[Connection, None]]] = {}
         self.connection_count = 0
         self.refused = 0
@@ -166,9 +168,13 @@ class Server(web.Server):
         return True
 
     def _close_waiting(self, candidates: dict[Connection, None]) -> bool:
-        """Close the oldest that never sent a whole head, else the oldest idle one."""
-        victim = next((one for one in candidates if one in self.opening), None)
-        victim = victim or next((one for one in candidates if one.waits()), None)
+        """Close the oldest whose head is not whole, else one whose body is not, else an idle one."""
+        for unfinished in (self.opening, self.receiving):
+            victim = next((one for one in candidates if one in unfinished), None)
+            if victim is not None:
+                break
+        else:
+            victim = next((one for one in candidates if one.waits()), None)
         if victim is None:
             return False
         self.refused += 1
@@ -184,6 +190,7 @@ class Server(web.Server):
     def forget(self, connection: Connection) -> None:
         """Count a connection off; once is enough."""
         self.opening.pop(connection, None)
+        self.receiving.pop(connection, None)
         mine = self.peers.get(connection.peer)
         if mine is None or connection not in mine:
             return

@@ -181,12 +181,17 @@ async def test_unfinished_bodies_share_one_budget(client: Any, dial: Dial, monke
     await until(lambda: client.server.pages.bodies_bytes == 0)
 
 
-async def test_half_open_requests_at_the_limit_make_room_for_a_good_one(
-    client: Any, dial: Dial, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "unfinished",
+    [b"", b"GET /healthz HT", b"PUT /api/v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\nabc"],
+)
+async def test_unfinished_requests_at_the_limit_make_room_for_a_good_one(
+    client: Any, dial: Dial, monkeypatch: pytest.MonkeyPatch, caplog: Any, unfinished: bytes
 ) -> None:
     monkeypatch.setattr(limits, "HTTP_HEADER_S_MAX", 60.0)
+    monkeypatch.setattr(limits, "HTTP_BODY_S_MAX", 60.0)
     monkeypatch.setattr(limits, "HTTP_CONNECTIONS_PER_CLIENT_MAX", 20)
-    slow = [await dial(b"GET /healthz HT") for _ in range(60)]
+    slow = [await dial(unfinished) for _ in range(60)]
     begun = time.monotonic()
     for _ in range(5):
         assert (await client.raw(GET)).startswith(b"HTTP/1.1 200 ")
@@ -197,6 +202,9 @@ async def test_half_open_requests_at_the_limit_make_room_for_a_good_one(
     await until(lambda: client.server.connection_count == 0)
     assert not client.server.peers
     assert not client.server.opening
+    assert not client.server.receiving
+    assert client.server.pages.bodies_bytes == 0
+    assert not caplog.records
 
 
 async def test_idle_connections_make_room_when_all_are_taken(
