@@ -103,7 +103,7 @@ def judge(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
 
 def _judge_while_empty(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
     if peer.cluster and adopt(identity, peer) is None:
-        return "waiting", f"{peer.node} belongs to a founded cluster, which must add this node first"
+        return "stranger", f"{peer.node} belongs to a founded cluster, which must add this node first"
     return "waiting", f"{peer.node} is connected, the cluster is not founded yet"
 
 

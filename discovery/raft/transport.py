@@ -69,6 +69,7 @@ class Transport:
         self._dialers: list[asyncio.Task[None]] = []
         self._servers: list[asyncio.Server] = []
         self._complained: dict[str, float] = {}
+        self._started = False
         self._stopping = False
 
     @property
@@ -86,11 +87,16 @@ class Transport:
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._servers.append(await loop.create_server(self._accept, sock=sock))
-        self._dialers = [
-            loop.create_task(self._keep_dialing(peer), name=f"dial {peer}")
-            for peer in self._addresses
-            if self._node < peer
-        ]
+        self._started = True
+        for peer in self._addresses:
+            self._dial_for_ever(peer)
+
+    def add_peer(self, peer: str, places: Sequence[str]) -> None:
+        """Know another peer, or an old one's other addresses."""
+        known = peer in self._addresses
+        self._addresses[peer] = tuple(places)
+        if self._started and not known:
+            self._dial_for_ever(peer)
 
     async def stop(self) -> None:
         """Close everything; what was given to the kernel is still delivered."""
@@ -170,6 +176,12 @@ class Transport:
     def _accept(self) -> Connection:
         nonce = os.urandom(NONCE_BYTES)
         return Connection(self, Listener(self._node, self._addresses, self._announce(), self._secret, nonce))
+
+    def _dial_for_ever(self, peer: str) -> None:
+        """Of two nodes the lesser id dials, so that there is one connection a pair."""
+        if self._node < peer:
+            task = asyncio.get_running_loop().create_task(self._keep_dialing(peer), name=f"dial {peer}")
+            self._dialers.append(task)
 
     async def _keep_dialing(self, peer: str) -> None:
         """Dial for ever; names are resolved again at each attempt, by the loop's threads."""

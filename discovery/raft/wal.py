@@ -230,6 +230,11 @@ class Wal:
         self._sequence += 1
         self._remove_doomed()
 
+    def begin(self) -> None:
+        """Write a first, empty batch (blocking), so that a log that is missing later can be told from a new one."""
+        if self.blank:
+            self.write(self.take() or _encoder.encode(_Batch(self._term, self._vote, self._commit, [])))
+
     def compact(self, index: int) -> None:
         """Give up whole segments whose entries all lie below ``index``, but never the last ``retained_bytes``.
 

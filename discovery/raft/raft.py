@@ -1,0 +1,371 @@
+"""The facade: one member of a cluster with its data directory, its connections and its engine.
+
+Until the cluster is founded (:mod:`.founding`) there is no engine, and everything that needs one raises
+:class:`NotApplied` with what is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from discovery import limits
+from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, Unavailable
+from discovery.raft import codec
+from discovery.raft.driver import Driver, end_process
+from discovery.raft.engine import Engine
+from discovery.raft.founding import Announced
+from discovery.raft.hello import SECRET_BYTES_MIN, encode_announced
+from discovery.raft.identity import DataDirectory
+from discovery.raft.membership import Membership, listed
+from discovery.raft.rpc import Handler, Rpc
+from discovery.raft.snapshots import SnapshotStore
+from discovery.raft.transport import Transport
+from discovery.raft.types import Machine, MemberStatus, PeerStatus, RaftStatus, Settings
+from discovery.raft.wal import Wal
+
+_ANNOUNCE: Final = "raft.announce"
+
+
+class RaftConfig(msgspec.Struct, frozen=True):
+    """What a member must be told.
+
+    Args:
+        directory: the data directory; locked while the member lives.
+        peers: Raft ``host:port`` by id, as configured; may name this node too.
+        raft, http: advertised addresses of this node.
+        secret: of the cluster; ``None``: peers on loopback only.
+        version: of the program, for the others.
+    """
+
+    node: str
+    zone: str
+    directory: Path
+    peers: dict[str, str]
+    raft: str
+    http: str = ""
+    secret: bytes | None = None
+    version: str = ""
+    settings: Settings = Settings()
+
+
+class Raft:
+    """A member of a cluster.
+
+    Args:
+        machine: the state machine; its ``role`` hears of every change of leadership.
+        fatal: what ends the process when memory and disk may differ (a test gives another).
+
+    Raises (from the constructor, which reads the log and the snapshot, blocking):
+        ConfigError: the directory is in use, or another node's, zone's or cluster's.
+        CorruptData: a file is damaged or missing.
+    """
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        machine: Machine,
+        *,
+        fatal: Callable[[str, BaseException], object] = end_process,
+    ) -> None:
+        _check(config)
+        self._config, self._machine, self._fatal = config, machine, fatal
+        self._directory = DataDirectory(config.directory)
+        self._disk = self._directory.raft()
+        identity = self._directory.identity(config.node, config.zone)
+        self._wal = Wal.open(self._disk, identity.incarnation.encode())
+        if identity.founded and self._wal.blank:
+            raise CorruptData(
+                f"{self._disk.path}: the log of this member is missing. Way out: put it back, or empty the data "
+                f"directory, remove this node from the cluster and add it again."
+            )
+        self._snapshots = SnapshotStore(self._disk)
+        configured = {**config.peers, config.node: config.raft}
+        self._members = Membership(self._directory, identity, configured, http=config.http, version=config.version)
+        self._members.warn_of_difference()
+        self._transport = Transport(
+            config.node, self, self._members.announcement, self._members.addresses(), config.secret
+        )
+        self._rpc = Rpc(config.node, self._send)
+        self._engine: Engine | None = None
+        self._driver: Driver | None = None
+        self._counted: set[str] = set()
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._before_round: Callable[[], None] | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept peers on bound sockets, dial the others, take part as soon as the cluster is founded.
+
+        Raises:
+            ConfigError: a socket is bound beyond loopback and there is no secret.
+        """
+        for sock in sockets:
+            _check_socket(sock, self._config.secret)
+        await self._transport.start(sockets)
+        if self._members.identity.founded:
+            self._begin()
+        else:
+            self._consider()
+
+    async def stop(self) -> None:
+        """Hand leadership over if there is somebody to take it, then end; pending calls get "outcome unknown"."""
+        if self._driver is not None:
+            await self._hand_over()
+        self._rpc.close()
+        await self._transport.stop()
+        if self._driver is not None:
+            await self._driver.stop()
+        for future in tuple(self._calls):
+            if not future.done():
+                future.set_exception(OutcomeUnknown("the node stopped before the answer"))
+        self._disk.close()
+        self._directory.close()
+
+    # -- what the registry calls --------------------------------------------------------------------------------------
+
+    async def propose(self, command: bytes, timeout_s: float, term: int | None = None) -> Any:
+        """Replicate a command; gives what ``machine.apply`` gave, after the write is durable on a majority.
+
+        Args:
+            command: at most ``COMMAND_BYTES_MAX`` bytes.
+            timeout_s: how long to try.
+            term: given: decided by the leader of that term; dropped by any change of role or term, never forwarded.
+
+        Raises:
+            NotApplied: surely not applied (no leader in time, leadership changed, queue full).
+            OutcomeUnknown: it may or may not have been applied.
+        """
+        engine, driver = self._running()
+        with self._call() as future:
+            engine.propose(future, command, time.monotonic() + timeout_s, term)
+            driver.wake()
+            return await future
+
+    async def confirm(self) -> int:
+        """A leadership round that begins after this call; gives the term.
+
+        Raises:
+            NotApplied: this node does not lead, or no longer.
+        """
+        engine, driver = self._running()
+        with self._call() as future:
+            engine.confirm(future)
+            driver.wake()
+            term: int = await future
+            return term
+
+    async def read_barrier(self, timeout_s: float) -> None:
+        """Return once this node's state holds everything that was acknowledged before the call (on any node).
+
+        Raises:
+            Unavailable: not within ``timeout_s``.
+        """
+        if self._engine is None or self._driver is None:
+            raise Unavailable(self.waiting())
+        with self._call() as future:
+            self._engine.read_index(future, time.monotonic() + timeout_s)
+            self._driver.wake()
+            await future
+
+    def request(self, peer: str, kind: str, payload: bytes, timeout_s: float) -> asyncio.Future[bytes]:
+        """Ask a member now, await the answer; see :meth:`.rpc.Rpc.request`."""
+        return self._rpc.request(peer, kind, payload, timeout_s)
+
+    def on_request(self, kind: str, handler: Handler) -> None:
+        """Answer members' questions of this kind; see :data:`.rpc.Handler`."""
+        self._rpc.on_request(kind, handler)
+
+    def before_round(self, callback: Callable[[], None]) -> None:
+        """``callback`` runs before this node answers a leader's round: what it asks stands before the answer."""
+        self._before_round = callback
+        if self._engine is not None:
+            self._engine.before_round = callback
+
+    def transfer(self, peer: str) -> None:
+        """Hand leadership to ``peer``, if this node has it."""
+        engine, driver = self._running()
+        engine.transfer(peer)
+        driver.wake()
+
+    # -- what is told -------------------------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> str:
+        """Own id."""
+        return self._config.node
+
+    @property
+    def cluster(self) -> str:
+        """Id of the cluster, empty until founded."""
+        return self._members.identity.cluster
+
+    @property
+    def driver(self) -> Driver | None:
+        """For metrics: passes, syncs and their times."""
+        return self._driver
+
+    def waiting(self) -> str:
+        """What this node waits for before it can take part, or an empty text."""
+        if self._engine is not None:
+            return "" if self._engine.status().leader else f"a leader (connected: {listed(self._counted)})"
+        return self._members.waiting()
+
+    def status(self) -> RaftStatus:
+        """Role, term, indices and all members as this node sees them."""
+        if self._engine is None:
+            silent = (
+                PeerStatus(peer, peer in self._members.announced, None, None, None)
+                for peer in sorted(self._members.configured)
+            )
+            members = tuple(self._member(peer, None) for peer in silent)
+            return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, 0.0)
+        status = self._engine.status()
+        own = PeerStatus(self.node, True, 0.0, status.applied, status.last_index)
+        peers = sorted((own, *status.peers), key=lambda peer: peer.id)
+        return RaftStatus(
+            status.node,
+            status.role,
+            status.term,
+            status.leader,
+            status.ready,
+            status.commit,
+            status.applied,
+            status.last_index,
+            tuple(self._member(peer, status.leader) for peer in peers),
+            status.leaderless_s,
+        )
+
+    def _member(self, peer: PeerStatus, leader: str | None) -> MemberStatus:
+        return MemberStatus(
+            id=peer.id,
+            raft=self._members.raft_of(peer.id),
+            http=self._members.http_of(peer.id),
+            role="leader" if peer.id == leader else "follower",
+            alive=peer.connected or peer.id == self.node,
+            last_contact_ms=None if peer.last_contact_s is None else int(peer.last_contact_s * 1000),
+            applied=peer.applied,
+        )
+
+    # -- the transport's events ---------------------------------------------------------------------------------------
+
+    def peer_connected(self, peer: str, announced: Announced) -> None:
+        """A stream begins; whether the peer counts is judged by what it announced."""
+        self._members.hear(peer, announced)
+        self._announce(peer)  # the handshake may have begun before this node became a member
+        self._consider()
+
+    def peer_disconnected(self, peer: str, hint: bool) -> None:
+        """A stream ended."""
+        self._members.forget(peer)
+        self._rpc.disconnected(peer)
+        if peer in self._counted and self._driver is not None:
+            self._counted.discard(peer)
+            self._driver.disconnected(peer, hint)
+
+    def peer_message(self, peer: str, message: codec.Message) -> None:
+        """A message; only what members say reaches engine and registry."""
+        if isinstance(message, codec.AppRequest) and message.kind == _ANNOUNCE:
+            self._members.hear(peer, message.payload)
+            self._consider()
+        elif peer not in self._counted or self._driver is None:
+            return
+        elif isinstance(message, codec.AppRequest | codec.AppResponse):
+            self._rpc.message(peer, message)
+        else:
+            self._driver.receive(peer, message)
+
+    def _consider(self) -> None:
+        """Something was announced: become a member if that is right now, and judge everyone anew."""
+        if self._members.settle(self._wal.begin):
+            for peer, places in self._members.addresses().items():
+                if peer != self.node:
+                    self._transport.add_peer(peer, places)
+            self._begin()
+            for peer in self._members.announced:
+                self._announce(peer)
+        for peer in self._members.announced:
+            if peer not in self._counted and self._driver is not None and self._members.counts(peer):
+                self._counted.add(peer)
+                self._driver.connected(peer)
+
+    def _announce(self, peer: str) -> None:
+        """Before anything else of Raft is said on the stream: the peer takes it from a member only."""
+        if self._members.identity.founded:
+            told = encode_announced(self._members.announcement())
+            self._send(peer, codec.AppRequest(0, _ANNOUNCE, told))
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        seed = int.from_bytes(random.SystemRandom().randbytes(16), "big")
+        self._engine = Engine(
+            node_id=self.node,
+            peers=self._members.others,
+            wal=self._wal,
+            snapshots=self._snapshots,
+            machine=self._machine,
+            clock=time.monotonic,
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+            random=random.Random(seed),  # noqa: S311 - spreads election timeouts
+            settings=self._config.settings,
+        )
+        self._engine.before_round = self._before_round
+        self._driver = Driver(
+            self._engine, self._wal, self._snapshots, self._machine, self._transport, fatal=self._fatal
+        )
+        self._driver.start()
+
+    def _running(self) -> tuple[Engine, Driver]:
+        if self._engine is None or self._driver is None:
+            raise NotApplied(f"the node waits for {self.waiting()}")
+        return self._engine, self._driver
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[asyncio.Future[Any]]:
+        """A future that is answered, at the latest, when the member stops."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls.add(future)
+        try:
+            yield future
+        finally:
+            self._calls.discard(future)
+
+    def _send(self, peer: str, message: codec.AppRequest | codec.AppResponse) -> bool:
+        return self._transport.send(peer, [codec.frame(codec.encode(message))])
+
+    async def _hand_over(self) -> None:
+        engine, driver = self._running()
+        status = engine.status()
+        able = [peer for peer in status.peers if peer.connected and peer.match is not None]
+        if status.role != "leader" or not able:
+            return
+        engine.transfer(max(able, key=lambda peer: peer.match or 0).id)
+        driver.wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.settings.transfer_s):
+                while engine.status().role == "leader":
+                    await driver.next_pass()
+
+
+def _check(config: RaftConfig) -> None:
+    if len(config.peers) > limits.PEERS_MAX:
+        raise ConfigError(f"--peer: {len(config.peers)} peers, at most {limits.PEERS_MAX}")
+    if config.secret is not None and len(config.secret) < SECRET_BYTES_MIN:
+        raise ConfigError(f"--raft-secret-file: the secret has fewer than {SECRET_BYTES_MIN} bytes")
+
+
+def _check_socket(sock: socket.socket, secret: bytes | None) -> None:
+    host = sock.getsockname()[0]
+    if secret is None and not ipaddress.ip_address(host).is_loopback:
+        raise ConfigError(f"--raft {host}: beyond loopback peers need a cluster secret (--raft-secret-file)")
