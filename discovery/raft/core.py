@@ -1,273 +1,28 @@
 """PySyncObj's Raft with its holes closed: a subclass without I/O, driven by :mod:`.engine`.
 
 Kept from the base class: election, the commit rule, the leader's fallback, the order of a tick. Replaced, each with the
-hazard it answers (numbers of the hazard list in ``docs/decisions``): the hard state lives in the log (1-3), one vote a node (11), terms
-on every message and adoption of higher ones (10, 16), the follower's append handler by the Raft paper (9, 12, 21), the
-leader's book-keeping (18), apply (13), never a dump (8, 19).
-
-``_SyncObj__name`` is how Python spells the base class's private ``__name``: overriding that attribute replaces it there too.
+hazard it answers (numbers as in ``tests/unit/raft/test_hazards*.py``): the hard state lives in the log (1-3, :mod:`.state`), one
+vote a node (11), terms on every message and adoption of higher ones (10, 16), the follower's append handler by the
+Raft paper (9, 12, 21), the leader's book-keeping (18), apply (13), never a dump (8, 19).
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
-from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj import SyncObj
 from pysyncobj.node import Node
 
 from discovery.errors import CorruptData
 from discovery.raft.codec import AppendEntries, Entry, NextIndex, RequestVote, ResponseVote
-from discovery.raft.packing import NO_OP
-from discovery.raft.seam import NoPoller, Outbox, instant
-from discovery.raft.types import Log, Settings
+from discovery.raft.seam import instant
+from discovery.raft.state import CANDIDATE, FOLLOWER, LEADER, State
 
-FOLLOWER: Final = 0
-CANDIDATE: Final = 1
-LEADER: Final = 2
-_NEVER: Final = 10**9
+__all__ = ["CANDIDATE", "FOLLOWER", "LEADER", "Core"]
 
 
-def configuration(settings: Settings) -> SyncObjConf:
-    """PySyncObj's configuration: no thread, no files, no pickled membership, our times."""
-    return SyncObjConf(
-        autoTick=False,
-        appendEntriesUseBatch=True,
-        commandsWaitLeader=False,
-        raftMinTimeout=settings.election_min_s,
-        raftMaxTimeout=settings.election_max_s,
-        appendEntriesPeriod=settings.append_period_s,
-        leaderFallbackTimeout=settings.fallback_s,
-        connectionTimeout=10 * settings.election_max_s,
-        appendEntriesBatchSizeBytes=settings.batch_bytes,
-        logCompactionMinEntries=_NEVER,
-        logCompactionMinTime=_NEVER,
-        dynamicMembershipChange=False,
-        journalFile=None,
-        fullDumpFile=None,
-    )
-
-
-class Peer(Node):  # type: ignore[misc]
-    """A member. Its hash is the same in every process, so that sets of members are walked in one order (simulation)."""
-
-    def __init__(self, id: str) -> None:
-        super().__init__(id)
-        self._hash = zlib.crc32(id.encode())
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-class Core(SyncObj):  # type: ignore[misc]
-    """One member's Raft state. Time is :data:`.seam.instant`, frozen for a pass; messages gather in :attr:`outbox`.
-
-    The owner sets :attr:`on_elected`, :attr:`on_deposed`, :attr:`on_pack` and :attr:`on_apply` before the first tick.
-    """
-
-    def __init__(self, node_id: str, peers: Sequence[str], wal: Log, settings: Settings) -> None:
-        if len(wal) == 0:
-            wal.add(NO_OP, 1, 0)
-        self.wal = wal
-        self._built = False  # until the base class has set its zeroes, hard state and commit index are not touched
-        self._commit = 1
-        self._SyncObj__newAppendEntriesTime = 0.0
-        self.hard_moved = False
-        """Whether term or vote moved since this flag was cleared: then nothing may be sent before the sync."""
-        self.durable = 0
-        """Last log index known to be on the disk; the leader counts itself only up to here."""
-        self.append_due = False
-        self.heard_at = float("-inf")
-        self.outbox = Outbox()
-        self.nodes: dict[str, Node] = {peer: Peer(peer) for peer in peers}
-        self.on_elected: Callable[[], None] = _nothing
-        self.on_deposed: Callable[[], None] = _nothing
-        self.on_pack: Callable[[], None] = _nothing
-        self.on_apply: Callable[[], None] = _nothing
-        super().__init__(Peer(node_id), list(self.nodes.values()), configuration(settings), transport=self.outbox)
-        self._poller = NoPoller()
-        self._SyncObj__raftLog = wal
-        self._built = True
-        # Hazard 6: the hint may speak of entries that a crash took.
-        self._commit = max(1, min(wal.getRaftCommitIndex(), self.last_index))
-        self._voters: set[str] = set()
-        self.majority = (len(self.nodes) + 1) // 2 + 1
-
-    # -- hard state (hazards 1-3): every assignment in the base class passes through here ---------------------------
-
-    @property
-    def _SyncObj__raftCurrentTerm(self) -> int:
-        return self.wal.term
-
-    @_SyncObj__raftCurrentTerm.setter
-    def _SyncObj__raftCurrentTerm(self, term: int) -> None:
-        if not self._built or term == self.wal.term:
-            return
-        assert term > self.wal.term, "a term never falls"
-        # A vote belongs to one term: both move in one batch, so no crash can pair a new term with an old vote.
-        self.wal.term, self.wal.voted_for = term, None
-        self._voters = set()
-        self.hard_moved = True
-
-    @property
-    def _SyncObj__votedForNodeId(self) -> str | None:
-        return self.wal.voted_for
-
-    @_SyncObj__votedForNodeId.setter
-    def _SyncObj__votedForNodeId(self, node_id: str | None) -> None:
-        if self._built and node_id != self.wal.voted_for:
-            self.wal.voted_for = node_id
-            self.hard_moved = True
-
-    @property
-    def _SyncObj__raftCommitIndex(self) -> int:
-        return self._commit
-
-    @_SyncObj__raftCommitIndex.setter
-    def _SyncObj__raftCommitIndex(self, index: int) -> None:
-        """Never falls; at a leader never passes what its own disk holds.
-
-        The base class counts the leader for every entry of its log, also one that it added in this very tick (the no-op
-        of a cluster of one). Below the clamp the entry is on a majority of disks, if its term is the leader's own
-        (Raft section 5.4.2); otherwise nothing may be concluded.
-        """
-        if not self._built:
-            return
-        if self._SyncObj__raftState == LEADER and index > self.durable:
-            index = self.durable
-            if index > self._commit and self.term_at(index) != self.term:
-                return
-        self._commit = max(self._commit, index)
-
-    # -- plain views --------------------------------------------------------------------------------------------
-
-    @property
-    def term(self) -> int:
-        """Current term."""
-        return self.wal.term
-
-    @property
-    def commit(self) -> int:
-        """Commit index."""
-        return self._commit
-
-    @property
-    def state(self) -> int:
-        """FOLLOWER, CANDIDATE or LEADER."""
-        state: int = self._SyncObj__raftState
-        return state
-
-    @property
-    def leader(self) -> str | None:
-        """The leader this node follows (itself when it leads)."""
-        node = self._SyncObj__raftLeader
-        return None if node is None else node.id
-
-    @property
-    def applied(self) -> int:
-        """Last applied index."""
-        index: int = self._SyncObj__raftLastApplied
-        return index
-
-    @applied.setter
-    def applied(self, index: int) -> None:
-        self._SyncObj__raftLastApplied = index
-
-    @property
-    def ready(self) -> bool:
-        """Leader, and the no-op of its own term is committed and applied: only now its state is the newest."""
-        return self.state == LEADER and self.applied >= self._SyncObj__noopIDx
-
-    @property
-    def election_deadline(self) -> float:
-        """When a follower begins to campaign."""
-        deadline: float = self._SyncObj__raftElectionDeadline
-        return deadline
-
-    @election_deadline.setter
-    def election_deadline(self, deadline: float) -> None:
-        self._SyncObj__raftElectionDeadline = deadline
-
-    @property
-    def next_append(self) -> float:
-        """When a leader sends its next heartbeat."""
-        deadline: float = self._SyncObj__newAppendEntriesTime
-        return deadline
-
-    @property
-    def connected(self) -> set[Node]:
-        """Peers with a stream."""
-        nodes: set[Node] = self._SyncObj__connectedNodes
-        return nodes
-
-    @property
-    def match(self) -> dict[Node, int]:
-        """Leader: last index verified and durable at each peer."""
-        indices: dict[Node, int] = self._SyncObj__raftMatchIndex
-        return indices
-
-    @property
-    def next(self) -> dict[Node, int]:
-        """Leader: next index to send to each peer."""
-        indices: dict[Node, int] = self._SyncObj__raftNextIndex
-        return indices
-
-    @property
-    def responded(self) -> dict[Node, float]:
-        """Leader: when each peer last answered."""
-        times: dict[Node, float] = self._SyncObj__lastResponseTime
-        return times
-
-    # -- log ----------------------------------------------------------------------------------------------------
-
-    @property
-    def first_index(self) -> int:
-        """Index of the first entry in the log; its term is known, the ones before are gone."""
-        index: int = self.wal[0][1]
-        return index
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last entry."""
-        index: int = self.wal[-1][1]
-        return index
-
-    def term_at(self, index: int) -> int:
-        """The term of an entry in the log."""
-        term: int = self.wal[index - self.first_index][2]
-        return term
-
-    def entries_from(self, index: int, bytes_max: int) -> tuple[Entry, ...]:
-        """Entries from ``index`` on, at least one, up to about ``bytes_max`` bytes."""
-        position = index - self.first_index
-        end, size = position, 0
-        for end in range(position, len(self.wal)):
-            size += len(self.wal[end][0])
-            if size >= bytes_max:
-                break
-        return tuple(self.wal[position : end + 1])
-
-    def cut(self, index: int) -> None:
-        """Remove entries from ``index`` on: only what is proven to differ from the leader's log comes here.
-
-        Raises:
-            CorruptData: something committed would be cut; no protocol step leads there, so this node's data or another's is
-                damaged, and going on would lose acknowledged writes.
-        """
-        if index <= self.commit:
-            raise CorruptData(
-                f"the leader's log differs at index {index}, which is committed here (up to {self.commit}): the data "
-                f"directory of this node or of {self.leader} was damaged or exchanged"
-            )
-        self.wal.deleteEntriesFrom(index - self.first_index)
-        self.durable = min(self.durable, index - 1)
-
-    def restart_at(self, index: int, term: int) -> None:
-        """Begin the log anew behind a snapshot of (index, term)."""
-        self.wal.clear()
-        self.wal.add(NO_OP, index, term)
-        self.durable = 0
+class Core(State):
+    """One member's rules. Time is :data:`.seam.instant`, frozen for a pass; messages gather in :attr:`outbox`."""
 
     # -- terms and votes ----------------------------------------------------------------------------------------
 
@@ -444,7 +199,3 @@ class Core(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """The engine decides when to take a snapshot."""
-
-
-def _nothing() -> None:
-    return None

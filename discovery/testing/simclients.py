@@ -40,7 +40,7 @@ class Holder:
             return
         if self._lease is None:
             self._put(node, 0)
-        elif self._world.chance(0.1):
+        elif not self._clients.quiet and self._world.chance(0.1):
             self._put(node, self._lease)
         else:
             self._beat(node, self._lease)
@@ -82,6 +82,8 @@ class Clients:
         self._writes = 0
         self._leases = 0
         self._until = 0.0
+        self.quiet = False
+        """Nobody writes any more who has what he wants."""
 
     def begin(self, until: float) -> None:
         """Go on until then; half of the holders die on the way."""

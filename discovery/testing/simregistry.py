@@ -202,7 +202,9 @@ class SimRegistry:
         leases: list[int] = msgspec.msgpack.decode(message.payload)
 
         def answer(renewed: list[int] | None) -> None:
-            reply = AppResponse(message.id, "" if renewed is not None else "not_applied", msgspec.msgpack.encode(renewed))
+            reply = AppResponse(
+                message.id, "" if renewed is not None else "not_applied", msgspec.msgpack.encode(renewed)
+            )
             self.node.network.send(self.node.name, peer, reply)
 
         if self.ready:
@@ -222,7 +224,9 @@ class SimRegistry:
 
     # -- the engine -----------------------------------------------------------------------------------------------
 
-    def propose(self, command: bytes, answer: Callable[[Any], None], term: int | None = None, within: float = 3.0) -> None:
+    def propose(
+        self, command: bytes, answer: Callable[[Any], None], term: int | None = None, within: float = 3.0
+    ) -> None:
         """Replicate a command."""
         self.node.engine.propose(answer, command, self.node.world.now + within, term)
         self.node.wake()

@@ -26,7 +26,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     nodes: int = 3
     chaos_s: float = 8.0
-    quiet_s: float = 7.0
+    quiet_s: float = 6.0
     fault_every_s: tuple[float, float] = (0.1, 1.2)
     weights: tuple[tuple[str, int], ...] = (
         ("kill", 5),
@@ -114,6 +114,8 @@ class Simulation:
         world.run_until(end)
         self._calm()
         world.run_until(world.now + plan.quiet_s)
+        self.clients.quiet = True
+        world.run_until(world.now + 1.0)
         return self._sum_up()
 
     # -- faults ---------------------------------------------------------------------------------------------------

@@ -76,7 +76,9 @@ class Watch:
         if isinstance(result, NotApplied):
             self.refused.add(name)
             if name in self.first_applied:
-                raise Violation(f"{name} was refused as surely not applied, but was applied: {self.first_applied[name]}")
+                raise Violation(
+                    f"{name} was refused as surely not applied, but was applied: {self.first_applied[name]}"
+                )
         elif isinstance(result, Exception):
             self.unknown += 1
         elif isinstance(result, Failure):
@@ -120,7 +122,9 @@ class Watch:
         if evicted is None or heard is None:
             return
         if evicted < heard + self.ttl_s[lease]:
-            raise Violation(f"lease {lease} expired at {evicted}, {evicted - heard:.3f} s after an acknowledged heartbeat")
+            raise Violation(
+                f"lease {lease} expired at {evicted}, {evicted - heard:.3f} s after an acknowledged heartbeat"
+            )
 
     # -- liveness -------------------------------------------------------------------------------------------------
 
@@ -152,7 +156,9 @@ class Watch:
         for node in nodes:
             if not node.running or node.slow_disk:
                 continue
-            if all(network.linked(node.name, other.name) and node.knows(other) and other.knows(node) for other in group):
+            if all(
+                network.linked(node.name, other.name) and node.knows(other) and other.knows(node) for other in group
+            ):
                 group.append(node)
         return frozenset(node.name for node in group) if len(group) >= self.majority else None
 
