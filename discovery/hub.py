@@ -303,7 +303,7 @@ class Hub:
         return min(deadlines, default=None)
 
     def _look(self) -> None:
-        """A deadline came. Nobody is judged by one look: after a stall of ours his answer may lie unread in the socket."""
+        """A deadline came. Nobody is judged by one look: after our own stall his answer may lie unread."""
         self._timer = None
         now = self._clock()
         late_s = now - self._timer_at

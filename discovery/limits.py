@@ -91,6 +91,7 @@ HEARTBEATS_PER_REQUEST_MAX: Final = 10_000
 HEARTBEATS_WAITING_MAX: Final = 200_000  # forwarded to the leader and not answered yet, on one node
 HEARTBEAT_TIMEOUT_S: Final = 2.0
 REMAINING_TIMEOUT_S: Final = 1.0
+BARRIER_TIMEOUT_S: Final = 5.0
 WAIT_S_DEFAULT: Final = 60.0
 WAIT_S_MAX: Final = 600.0
 WRITE_TIMEOUT_S: Final = 10.0
