@@ -1,7 +1,7 @@
 """One request on its way: what a handler is given, and the answers it makes.
 
-The registry is reached through two protocols only, :class:`Registry` and :class:`Resolver`, so that the API never
-imports Raft or DNS.
+The registry and the DNS answer code are reached through two protocols only, :class:`Registry` and :class:`Resolver`:
+the API never imports Raft's engine or DNS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from discovery.api.problem import BadRequest, ExpectationFailed, RequestTimeout
 from discovery.api.server import Connection
 from discovery.command import Command, Idempotency, TxnDone, Written
 from discovery.errors import Overloaded, RegistryError, TooLarge
+from discovery.heartbeats import Heartbeats
+from discovery.metrics import Workers
 from discovery.model import Lease
+from discovery.raft.types import RaftStatus
+from discovery.readiness import Problem
 from discovery.store import Store
 
 JSON: Final = "application/json"
@@ -50,10 +54,11 @@ class Registry(Protocol):
     """What the API asks of ``discovery.registry.Registry``."""
 
     node_id: str
+    store: Store
 
     @property
-    def store(self) -> Store:
-        """The state machine, for local reads."""
+    def hub(self) -> Workers:
+        """The DNS workers, for ``/metrics``."""
 
     async def write(
         self,
@@ -68,7 +73,7 @@ class Registry(Protocol):
     async def visible(self, result: Written | TxnDone, *, cluster: bool = False) -> tuple[bool, list[str]]:
         """Whether DNS shows the write, and which nodes were not reached."""
 
-    async def heartbeat(self, items: Sequence[tuple[str, str, str, int]]) -> Any:
+    async def heartbeat(self, items: Sequence[tuple[str, str, str, int]]) -> Heartbeats:
         """Renew the leases of instances (namespace, service, id, holder or 0)."""
 
     async def renew_lease(self, id: int) -> Lease:
@@ -83,10 +88,10 @@ class Registry(Protocol):
     def staleness_ms(self) -> int:
         """Milliseconds since this node last heard from a leader."""
 
-    def status(self) -> Any:
+    def status(self) -> RaftStatus:
         """The cluster as this node sees it."""
 
-    def readiness(self) -> Sequence[Any]:
+    def readiness(self) -> Sequence[Problem]:
         """What keeps this node from being ready."""
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from discovery.api import codec, spec, view
 from discovery.api.call import JSON, Call
 from discovery.errors import FieldError, Unavailable
+from discovery.raft.types import MemberStatus
 
 EVENTS_QUERY: Final = frozenset({"namespace", "service", "since"})
 RESOLVE_QUERY: Final = frozenset({"name", "type"})
@@ -46,7 +47,7 @@ async def cluster(call: Call) -> web.Response:
     return call.read(shown, store.revision, store.revision)
 
 
-def _member(member: Any) -> dict[str, Any]:
+def _member(member: MemberStatus) -> dict[str, Any]:
     return {
         name: getattr(member, name) for name in ("id", "raft", "http", "role", "alive", "last_contact_ms", "applied")
     }

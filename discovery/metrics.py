@@ -7,8 +7,8 @@ A label is never a name that a client can choose: routes are those of the table,
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,6 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from discovery import __version__, limits
+from discovery.feed import Sample
+from discovery.raft.types import RaftStatus
+from discovery.store import Store
 
 BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
@@ -26,6 +29,32 @@ class Connections(Protocol):
 
     connection_count: int
     refused: int
+
+
+class Workers(Protocol):
+    """Who knows about DNS workers: the hub."""
+
+    killed: int
+
+    def stats(self) -> Mapping[int, Iterable[Sample]]:
+        """What each worker said last about itself, by worker index."""
+
+
+class Node(Protocol):
+    """Who knows about everything else: the registry."""
+
+    node_id: str
+    store: Store
+
+    @property
+    def hub(self) -> Workers:
+        """The DNS workers."""
+
+    def staleness_ms(self) -> int:
+        """Milliseconds since this node last heard from a leader."""
+
+    def status(self) -> RaftStatus:
+        """The cluster as this node sees it."""
 
 
 class HttpCounters:
@@ -59,9 +88,10 @@ class HttpCounters:
 class Exposition:
     """The text of ``/metrics``."""
 
-    def __init__(self, registry: Any, http: HttpCounters, connections: Connections) -> None:
+    def __init__(self, node: Node, http: HttpCounters, connections: Connections) -> None:
         self._prometheus: Final = CollectorRegistry(auto_describe=False)
-        self._prometheus.register(_NodeCollector(registry))
+        self._prometheus.register(_NodeCollector(node))
+        self._prometheus.register(_WorkerCollector(node))
         self._prometheus.register(_HttpCollector(http, connections))
         ProcessCollector(registry=self._prometheus)
         PlatformCollector(registry=self._prometheus)
@@ -86,11 +116,8 @@ class _HttpCollector(Collector):
         yield requests
         yield self._durations()
         yield _gauge("discovery_http_connections", "Open HTTP connections.", self._connections.connection_count)
-        yield CounterMetricFamily(
-            "discovery_http_connections_refused",
-            "HTTP connections closed for their slowness or a limit.",
-            value=self._connections.refused,
-        )
+        refused = self._connections.refused
+        yield _counter("discovery_http_connections_refused", "HTTP connections closed as slow or too many.", refused)
 
     def _durations(self) -> Metric:
         family = HistogramMetricFamily(
@@ -107,29 +134,29 @@ class _HttpCollector(Collector):
 
 
 class _NodeCollector(Collector):
-    """The registry, Raft and DNS workers, read from the node's own status objects."""
+    """The registry and Raft, read from the node's own status objects."""
 
-    def __init__(self, registry: Any) -> None:
-        self._registry: Final = registry
+    def __init__(self, node: Node) -> None:
+        self._node: Final = node
 
     def collect(self) -> Iterator[Metric]:
-        """State machine, Raft and what the DNS workers sent."""
+        """Version, state machine, Raft, members."""
         yield _labelled("discovery_build_info", "Version of the daemon.", {"version": __version__}, 1)
         yield from self._state()
         yield from self._raft()
 
     def _state(self) -> Iterator[Metric]:
-        store = self._registry.store
+        store = self._node.store
         yield _gauge("discovery_registry_revision", "Revision of the state this node has applied.", store.revision)
         yield _gauge("discovery_registry_floor_revision", "Changes up to this revision were compacted.", store.floor)
         yield _gauge("discovery_dns_zone_serial", "SOA serial before it is cut to 32 bits.", store.serial)
-        seconds = self._registry.staleness_ms() / 1000
+        seconds = self._node.staleness_ms() / 1000
         yield _gauge("discovery_registry_staleness_seconds", "Time since this node heard from a leader.", seconds)
 
     def _raft(self) -> Iterable[Metric]:
-        status = self._registry.status()
+        status = self._node.status()
         yield _gauge("discovery_raft_term", "Raft term.", status.term)
-        yield _gauge("discovery_raft_leader", "1 on the node that leads.", status.leader == self._registry.node_id)
+        yield _gauge("discovery_raft_leader", "1 on the node that leads.", status.leader == self._node.node_id)
         yield _gauge("discovery_raft_leader_known", "1 when this node knows a leader.", status.leader is not None)
         members = list(status.members)[: limits.PEERS_MAX]
         alive = GaugeMetricFamily("discovery_raft_member_alive", "1 when the member is in touch.", labels=("member",))
@@ -139,6 +166,35 @@ class _NodeCollector(Collector):
             applied.add_metric((member.id,), member.applied or 0)
         yield alive
         yield applied
+
+
+class _WorkerCollector(Collector):
+    """What the DNS workers sent over the feed: counters since the start of each, under its index."""
+
+    def __init__(self, node: Node) -> None:
+        self._node: Final = node
+
+    def collect(self) -> Iterator[Metric]:
+        """Every sample of every worker."""
+        hub = self._node.hub
+        yield _counter("discovery_dns_workers_killed", "DNS workers killed because they did not follow.", hub.killed)
+        families: dict[str, Metric] = {}
+        for worker, samples in sorted(hub.stats().items()):
+            for sample in samples:
+                name = f"discovery_{sample.name}"
+                family = families.get(name) or families.setdefault(name, _family(name))
+                family.add_sample(name, {"worker": str(worker), **dict(sample.labels)}, sample.value)
+        yield from families.values()
+
+
+def _family(name: str) -> Metric:
+    """A counter when the name says so, else a gauge."""
+    text = "Of a DNS worker, by its index."
+    return Metric(name.removesuffix("_total"), text, "counter" if name.endswith("_total") else "gauge")
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=float(value))
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -7,7 +7,14 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from discovery.feed import Sample
 from discovery.metrics import BUCKETS_S, Exposition, HttpCounters
+
+WORKER = (
+    Sample("dns_queries_total", (), 5),
+    Sample("dns_responses_total", (("rcode", "NXDOMAIN"),), 3),
+    Sample("dns_stale", (), 1),
+)
 
 
 def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
@@ -18,6 +25,7 @@ def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
         store=SimpleNamespace(revision=44, floor=3, serial=9),
         staleness_ms=lambda: 1_500,
         status=lambda: status,
+        hub=SimpleNamespace(killed=1, stats=lambda: {0: WORKER, 1: WORKER[:1]}),
         **changed,
     )
     text = Exposition(registry, http, SimpleNamespace(connection_count=5, refused=2)).text().decode()
@@ -36,6 +44,16 @@ def test_the_nodes_numbers_are_shown() -> None:
     assert values["discovery_http_connections"] == 5
     assert values["discovery_http_connections_refused"] == 2
     assert families["discovery_raft_member_alive"][0].labels == {"member": "n2"}
+
+
+def test_each_dns_worker_is_shown_under_its_index() -> None:
+    families = shown(HttpCounters())
+    assert families["discovery_dns_workers_killed"][0].value == 1
+    queries = {sample.labels["worker"]: sample.value for sample in families["discovery_dns_queries"]}
+    assert queries == {"0": 5, "1": 5}
+    [responses] = families["discovery_dns_responses"]
+    assert (responses.labels, responses.value) == ({"worker": "0", "rcode": "NXDOMAIN"}, 3)
+    assert families["discovery_dns_stale"][0].value == 1
 
 
 def test_requests_and_durations_add_up() -> None:

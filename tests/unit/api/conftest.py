@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,7 @@ from discovery.api import Settings, make_app, serve
 from discovery.api.server import Server
 from discovery.command import Command, Failure, Found, Idempotency, Meta, TxnDone, Written, encode
 from discovery.errors import FieldError
+from discovery.feed import Sample
 from discovery.model import Lease
 from discovery.store import Store
 
@@ -61,6 +63,7 @@ class StandIn:
     def __init__(self) -> None:
         self.store = Store()
         self.node_id = "n1"
+        self.hub = SimpleNamespace(killed=0, stats=lambda: {0: (Sample("dns_queries_total", (), 5),)})
         self.index = 0
         self.now_ms = START_MS
         self.failure: errors.RegistryError | None = None

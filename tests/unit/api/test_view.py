@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from discovery.api import view
+from discovery.dns import name
 from discovery.model import Event, Instance, InstanceRecord, KeyRecord, Lease, Port
 
 SPEC = Instance(
@@ -59,7 +60,9 @@ def test_a_permanent_instance_has_no_lease() -> None:
     ],
 )
 def test_an_instance_has_a_label_below_its_service(hostname: str | None, id: str, address: str, label: str) -> None:
-    assert view.host_label(Instance("default", "web", id, (address,), hostname=hostname)) == label
+    spec = Instance("default", "web", id, (address,), hostname=hostname)
+    assert view.host_label(spec) == label
+    assert name.hostname(spec) == label, "the API and DNS must derive the same name"
 
 
 def test_a_key_shows_its_value_in_base64_and_its_lease_as_text() -> None:
