@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -31,6 +31,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
         raft_fd: listening socket for peers.
         control_fd: socket to the supervisor.
         feed: path of the Unix socket that DNS workers connect to.
+        dns: what the workers are told, see ``dns/settings.py``.
     """
 
     config: Config
@@ -41,9 +42,10 @@ class NodeSettings(msgspec.Struct, frozen=True):
     raft_fd: int
     control_fd: int
     feed: str
+    dns: dict[str, Any]
 
 
-def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, object]:
+def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, Any]:
     """What a name server of ours is told besides its zone.
 
     Args:
@@ -87,6 +89,7 @@ class Launch:
             raft_fd=self.sockets.raft[0].fileno(),
             control_fd=control_fd,
             feed=self._feed,
+            dns=dns_settings(self.config, self._dns),
         )
         arguments = ("discovery.node", "--settings", msgspec.json.encode(settings).decode())
         return arguments, (*settings.http_fds, settings.raft_fd, control_fd)

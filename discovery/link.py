@@ -12,7 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, cast
 
 from discovery import feed, limits
 from discovery.errors import Compacted, Unavailable
@@ -88,10 +88,10 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn from the kernel who connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=1024 * 1024)
-        self.pid = self._owner.peer_pid(transport.get_extra_info("socket"))
+        stream = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._transport = stream
+        stream.set_write_buffer_limits(high=1024 * 1024)
+        self.pid = self._owner.peer_pid(stream.get_extra_info("socket"))
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:

@@ -1,0 +1,193 @@
+"""The node process: ``python -m discovery.node``, started and watched by the supervisor.
+
+Joins the rooms: data directory, Raft, registry, feed, HTTP API, own place in the catalogue. It ends with exit code 0
+after SIGTERM; with 2 or 1 for a configuration or data directory that a restart cannot mend, having told the supervisor
+why; and at once, with 1, when a background task dies: a part that is silently missing is worse than a restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+import discovery
+from discovery import limits, log, presence
+from discovery.api import app
+from discovery.config_rules import read_secret
+from discovery.consensus import Tasks
+from discovery.control import Control
+from discovery.dns.resolver import Resolver
+from discovery.dns.settings import Settings as DnsSettings
+from discovery.errors import ConfigError, CorruptData
+from discovery.hub import Hub
+from discovery.launch import NodeSettings
+from discovery.raft.driver import end_process
+from discovery.raft.raft import Raft, RaftConfig
+from discovery.registry import Registry
+from discovery.store import Store
+
+logger: Final = logging.getLogger(__name__)
+
+READY_POLL_S: Final = 0.02
+HTTP_DRAIN_S: Final = 5.0
+_COLLECT_AFTER: Final = 50_000  # allocations; records are not tracked by the collector, so that it finds next to none
+
+
+class Node:
+    """The parts of a running node.
+
+    Raises (from the constructor, which reads the data directory, blocking):
+        ConfigError: the directory is in use, or another node's, zone's or cluster's.
+        CorruptData: a file in it is damaged.
+    """
+
+    def __init__(self, settings: NodeSettings, control: Control) -> None:
+        self._settings = settings
+        self._control = control
+        self._stop = asyncio.Event()
+        self._tasks = Tasks(end_process)
+        self._hub = Hub()
+        self._registry = Registry(
+            settings.config.id, self._hub, history=lambda: secrets.token_hex(8), fatal=end_process
+        )
+        self._raft = Raft(_raft_config(settings), self._registry)
+        self._registry.attach(self._raft)
+        self._presence = _presence(settings, self._registry)
+        self._runner: web.ServerRunner | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, then drain."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        await self._start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER, 50, 100)
+        self._spawn("readiness", self._until_ready())
+        if self._presence is not None:
+            self._spawn("presence", self._presence.run())
+        await self._stop.wait()
+        await self._drain()
+
+    def _spawn(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.spawn(what, work)
+
+    async def _start(self) -> None:
+        settings = self._settings
+        await self._hub.start(settings.feed)
+        self._control.listen(self._hub.set_workers)
+        await self._registry.start()
+        await self._raft.start([socket.socket(fileno=settings.raft_fd)])
+        listeners = [socket.socket(fileno=fd) for fd in settings.http_fds]
+        self._runner = await app.serve(self._http(), listeners, shutdown_timeout_s=HTTP_DRAIN_S)
+
+    def _http(self) -> Any:
+        config = self._settings.config
+        host = urlsplit(self._settings.http_url).hostname
+        return app.make_app(
+            self._registry,
+            resolver=_resolver(self._settings, self._registry),
+            settings=app.Settings(zone=config.zone, hosts=frozenset([host] if host else [])),
+        )
+
+    async def _until_ready(self) -> None:
+        """Tell the supervisor what is missing, until nothing is."""
+        while missing := self._registry.readiness():
+            waiting = self._raft.waiting()
+            details = [problem.detail for problem in missing if not (waiting and problem.name == "leader")]
+            self._control.waiting("; ".join([waiting, *details] if waiting else details))
+            await asyncio.sleep(READY_POLL_S)
+        self._control.ready()
+
+    async def _drain(self) -> None:
+        """Take no new connections, leave the catalogue, finish requests, hand over leadership, end."""
+        logger.info("draining")
+        runner = self._runner
+        assert runner is not None
+        for site in list(runner.sites):
+            await site.stop()
+        self._tasks.cancel()
+        if self._presence is not None:
+            await self._presence.leave()
+        await runner.cleanup()
+        await self._raft.stop()
+        await self._registry.stop()
+        await self._hub.stop()
+        self._control.close()
+
+
+def _raft_config(settings: NodeSettings) -> RaftConfig:
+    config = settings.config
+    return RaftConfig(
+        node=config.id,
+        zone=config.zone,
+        directory=Path(config.data_dir),
+        peers=config.peers,
+        raft=settings.raft_address,
+        http=settings.http_url,
+        secret=read_secret(config),
+        version=discovery.__version__,
+    )
+
+
+def _presence(settings: NodeSettings, registry: Registry) -> presence.Presence | None:
+    instance = presence.own_instance(
+        settings.config.id,
+        settings.http_url,
+        settings.dns_address,
+        settings.raft_address,
+        settings.config.dns.advertise,
+    )
+    if instance is None:
+        logger.warning("no advertised address is an IP address: this node is not in discovery.system.svc")
+        return None
+    return presence.Presence(registry, instance)
+
+
+def _resolver(settings: NodeSettings, registry: Registry) -> Resolver:
+    def source() -> Store | None:
+        return registry.store if registry.store.history else None
+
+    def stale() -> bool:
+        return registry.staleness_ms() >= limits.STALE_AFTER_S * 1000
+
+    return Resolver(settings.config.zone, msgspec.convert(settings.dns, DnsSettings), source, stale)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a node process. Returns its exit code."""
+    parser = argparse.ArgumentParser(prog="discovery.node", description="The node process of a discovery node.")
+    parser.add_argument("--settings", required=True, help="JSON, see discovery/launch.py")
+    settings = msgspec.json.decode(parser.parse_args(arguments).settings, type=NodeSettings)
+    log.setup(settings.config.log.format, settings.config.log.level, process="node")
+    control = Control(socket.socket(fileno=settings.control_fd))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, control))
+    except (ConfigError, CorruptData) as error:
+        code = 2 if isinstance(error, ConfigError) else 1
+        control.fatal(code, error.detail)
+        return code
+    return 0
+
+
+async def _run(settings: NodeSettings, control: Control) -> None:
+    await Node(settings, control).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
