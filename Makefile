@@ -43,7 +43,7 @@ run: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m discovery.testing.playground Procfile
 
 check: $(STAMP)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types imports unit
+	@$(MAKE) --no-print-directory -j2 -k --output-sync=target lint types imports unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -74,7 +74,7 @@ simulate: $(STAMP)
 	$(BIN)/python -m discovery.testing.simulation --seeds $(SEEDS)
 
 bench: $(STAMP)
-	$(PYTEST) -s tests/bench
+	$(BIN)/python tests/bench/bench_http.py
 
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix-only --quiet .

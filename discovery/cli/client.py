@@ -12,7 +12,7 @@ import ssl
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8500"
@@ -207,6 +207,12 @@ class Client:
         """Ask ``connection`` first from now on; the others keep their turn."""
         index = self._connections.index(connection)
         self._connections[:] = self._connections[index:] + self._connections[:index]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close all connections."""

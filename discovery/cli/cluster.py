@@ -59,14 +59,12 @@ def leader(as_json: bool, **connection: Any) -> None:
 @options.client
 def status(as_json: bool, servers: list[str], token: str, timeout_s: float) -> None:
     """Say whether a node is ready, and what is missing; exit code 1 when it is not."""
-    node = Client(servers, token, timeout_s)
-    try:
-        ready = node.send("GET", "/readyz", pass_on=frozenset())  # the first that answers, not the first that is ready
-        cluster = output.checked(node.get(PATH)).json()
-    except Unreachable as problem:
-        output.fail(str(problem))
-    finally:
-        node.close()
+    with Client(servers, token, timeout_s) as node:
+        try:
+            ready = node.send("GET", "/readyz", pass_on=frozenset())  # the first that answers, ready or not
+            cluster = output.checked(node.get(PATH)).json()
+        except Unreachable as problem:
+            output.fail(str(problem))
     if as_json:
         output.show_json({"ready": ready.ok, "missing": [] if ready.ok else ready.json().get("errors", []), **cluster})
     else:

@@ -125,11 +125,9 @@ def ask(method: str, path: str, body: object = None, *, servers: list[str], toke
 
     The last three are the parameters of :func:`client`, which commands pass on as ``**connection``.
     """
-    client = Client(servers, token, timeout_s)
-    try:
-        answer = client.get(path) if method == "GET" else client.write(method, path, body)
-    except Unreachable as problem:
-        output.fail(str(problem))
-    finally:
-        client.close()
+    with Client(servers, token, timeout_s) as client:
+        try:
+            answer = client.get(path) if method == "GET" else client.write(method, path, body)
+        except Unreachable as problem:
+            output.fail(str(problem))
     return output.checked(answer)

@@ -22,7 +22,6 @@ FOREVER_S: Final = 3600.0
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog="""\b
 Examples:
   discovery run web --address 10.0.0.7 --port http=8080 -- python3 -m http.server 8080

@@ -94,8 +94,9 @@ class Runner:
             self._threads.append(thread)
 
     def _copy(self, name: str, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            self.say(name, line.decode(errors="replace").rstrip())
+        with pipe:
+            for line in pipe:
+                self.say(name, line.decode(errors="replace").rstrip())
 
     def _await(self, name: str, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
