@@ -256,6 +256,7 @@ class View:
     def _resume(self, frame: feed.Resume) -> None:
         if self._zone is None or (frame.history, frame.revision) != (self.history, self.revision):
             raise feed.FeedError("resumed from another state than ours")
+        self._building = None  # a view that was under way is not needed any more
         self._tell(feed.Ack(self.revision))
 
     def _changes(self, frame: feed.Changes) -> Iterator[None]:

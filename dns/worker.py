@@ -30,7 +30,7 @@ from discovery.dns.udp import UdpSocket
 from discovery.dns.view import View
 from discovery.dns.zone import Origin
 
-log: Final = logging.getLogger(__name__)
+log: Final = logging.getLogger("discovery.dns.worker")  # not __main__
 
 REPORT_S: Final = 1.0
 _COLLECT_AFTER: Final = (
