@@ -40,7 +40,7 @@ from discovery.raft.raft import Raft, RaftConfig
 from discovery.registry import Registry
 from discovery.store import Store
 
-logger: Final = logging.getLogger(__name__)
+logger: Final = logging.getLogger("discovery.node")  # not __main__
 
 READY_POLL_S: Final = 0.02
 HTTP_DRAIN_S: Final = 5.0

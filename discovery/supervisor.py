@@ -38,6 +38,7 @@ DRAIN_S_MAX: Final = 20.0  # handing over leadership and finishing requests in f
 STOP_S_MAX: Final = 3.0  # for workers, and after a second signal
 RESTART_S_MIN: Final = 0.1
 RESTART_S_MAX: Final = 5.0
+HASTEN_AFTER_S: Final = 0.3  # a terminal and a process manager may both pass on one Ctrl-C
 STEADY_S: Final = 3.0  # a child that lived this long is restarted at once again
 CONTROL_LINE_BYTES_MAX: Final = 64 * 1024
 
@@ -157,6 +158,7 @@ class Supervisor:
         self._received = b""
         self._phase = "running"
         self._deadline: float | None = None
+        self._hasten_from = 0.0
         self._exit_code = 0
         self._ready = False
         self._waiting = "the node process to start"
@@ -229,12 +231,14 @@ class Supervisor:
                     logger.info("SIGHUP: no option of this version can be changed while running")
 
     def _on_stop(self, number: signal.Signals) -> None:
-        """The first signal drains, the second hastens."""
+        """The first signal drains, a second one, unless it is the echo of the first, hastens."""
+        now = time.monotonic()
         if self._phase == "running":
+            self._hasten_from = now + HASTEN_AFTER_S
             logger.info("%s: draining", number.name)
             process.notify("STOPPING=1")
             self._drain()
-        else:
+        elif now >= self._hasten_from:
             logger.info("%s again: stopping at once", number.name)
             self._node.signal(signal.SIGKILL)
             self._stop_workers()
