@@ -14,7 +14,7 @@ __all__ = ["Raft", "RaftConfig"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the facade only when it is asked for: the simulator and the pure rooms need neither asyncio nor sockets."""
+    """Import the facade only when it is asked for: simulator and pure rooms need neither asyncio nor sockets."""
     if name in __all__:
         from discovery.raft import raft
 

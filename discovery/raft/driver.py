@@ -126,7 +126,7 @@ class Driver:
         self._stopping = True
         self.wake()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
         await self._loop.run_in_executor(None, self._writer.close)
         self._workers.shutdown(wait=False, cancel_futures=True)
 

@@ -295,7 +295,7 @@ class Raft:
             for peer in self._members.announced:
                 self._announce(peer)
         for peer in self._members.announced:
-            if peer not in self._counted and self._driver is not None and self._members.counts(peer):
+            if peer not in self._counted and self._members.counts(peer) and self._driver is not None:
                 self._counted.add(peer)
                 self._driver.connected(peer)
 
@@ -345,16 +345,18 @@ class Raft:
         return self._transport.send(peer, [codec.frame(codec.encode(message))])
 
     async def _hand_over(self) -> None:
+        """Give leadership to the member that is furthest, and wait until it leads: it may need this node's vote."""
         engine, driver = self._running()
         status = engine.status()
-        able = [peer for peer in status.peers if peer.connected and peer.match is not None]
+        able = [peer for peer in status.peers if peer.id in self._counted and peer.match is not None]
         if status.role != "leader" or not able:
             return
-        engine.transfer(max(able, key=lambda peer: peer.match or 0).id)
+        heir = max(able, key=lambda peer: peer.match or 0).id
+        engine.transfer(heir)
         driver.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.settings.transfer_s):
-                while engine.status().role == "leader":
+                while heir in self._counted and engine.status().leader in (None, self.node):
                     await driver.next_pass()
 
 
