@@ -157,6 +157,7 @@ class Rig:
         self.queue: list[tuple[str, str, codec.RaftMessage]] = []
         self.links: set[tuple[str, str]] = set()
         self.stopped: set[str] = set()
+        self.hold_jobs = False
         self.nodes = {name: RigNode(self, name) for name in self.names}
         for name in self.names:
             self.join(name)
@@ -206,7 +207,8 @@ class Rig:
             busy = [node for node in self.nodes.values() if node.name not in self.stopped and self._due(node)]
             for node in busy:
                 node.step()
-                node.run_jobs()
+                if not self.hold_jobs:
+                    node.run_jobs()
             if not busy:
                 return
 

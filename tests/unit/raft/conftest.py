@@ -59,7 +59,7 @@ class Shipped(SyncObj):
         self.tick()
 
     def log(self) -> list[tuple[bytes, int, int]]:
-        return list(self._SyncObj__raftLog[i] for i in range(len(self._SyncObj__raftLog)))
+        return [self._SyncObj__raftLog[i] for i in range(len(self._SyncObj__raftLog))]
 
     def append(self, value: Any, index: int, term: int) -> None:
         """An entry as a leader would have added it."""
