@@ -156,7 +156,7 @@ class App:
         visible = call.option("visible")
         if visible is not None and visible != "cluster":
             refuse("visible", "must be cluster", visible)
-        call.body = await read_body(self, call.request, endpoint.body_max or limits.COMMAND_BYTES_MAX)
+        call.body = await read_body(self, call.request, endpoint.body_max or limits.HTTP_BODY_BYTES_MAX)
         if call.body and not endpoint.body_max and call.body.strip() not in (b"", b"{}", b"null"):
             raise InvalidInput("this request takes no body")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -18,6 +19,7 @@ from discovery.errors import FieldError, HolderConflict, NotFound
 from discovery.model import InstanceRecord, Lease
 from discovery.store import Store
 
+SLICE: Final = 1_000
 LIST_QUERY: Final = frozenset({"status", "tag"})
 _BATCH_FIELDS: Final = frozenset({"instances"})
 _Name = tuple[str, str, str]
@@ -58,7 +60,7 @@ async def put(call: Call) -> web.Response:
     return await call.written(result, 201 if result.created else 200, await _written(call, result, wanted.join == 0))
 
 
-async def _written(call: Call, result: Written, renewed: bool) -> dict[str, Any]:
+async def _written(call: Call, result: Written, renewed: bool) -> view.InstanceView:
     """The instance as a write left it. A lease that was just renewed has all of its TTL left; else the leader knows."""
     assert result.instance is not None
     held = result.lease
@@ -160,7 +162,7 @@ async def list_of_service(call: Call) -> web.Response:
     page = page_of(call)
     ids = names_after(store.instance_ids(namespace, service), page.after)
     wanted = _chosen(call, store.instances(namespace, service), ids)
-    records, following = cut(wanted, page.limit, lambda record: record.spec.id)
+    records, following = cut(wanted, page.limit, lambda record: record.spec.id, _size)
     return await _page(call, records, following, store.index_of_service(namespace, service))
 
 
@@ -168,8 +170,15 @@ async def list_all(call: Call) -> web.Response:
     """``GET /api/v1/instances``: of all namespaces; ``after`` and ``next`` are ``namespace/service/id``."""
     store = call.store
     page = page_of(call)
-    records, following = cut(_all_after(call, store, page.after), page.limit, _full_name)
+    records, following = cut(_all_after(call, store, page.after), page.limit, _full_name, _size)
     return await _page(call, records, following, store.index_of_catalog())
+
+
+def _size(record: InstanceRecord) -> int:
+    """Roughly how many bytes an instance is as JSON."""
+    spec = record.spec
+    many = 40 * (len(spec.addresses) + len(spec.ports)) + sum(map(len, spec.tags))
+    return 500 + many + sum([len(name) + len(value) for name, value in spec.meta])
 
 
 def _full_name(record: InstanceRecord) -> str:
@@ -209,10 +218,21 @@ async def _page(call: Call, records: list[InstanceRecord], following: str | None
     return call.read(view.page("instances", shown, following, revision), index, revision)
 
 
-async def _shown(call: Call, records: Sequence[InstanceRecord]) -> list[dict[str, Any]]:
-    """Instances with what remains of their leases: asked of the leader, ``null`` when unknown."""
+async def _shown(call: Call, records: Sequence[InstanceRecord]) -> list[view.InstanceView]:
+    """Instances with what remains of their leases: asked of the leader, ``null`` when unknown.
+
+    A long list is made in slices, between which the loop turns; the records are immutable, so it is of one revision.
+    """
     store = call.store
     held: dict[int, Lease | None] = {id: store.lease(id) for id in {record.lease for record in records} if id}
     remaining = await call.registry.remaining(tuple(held)) if held else {}
     zone = call.app.zone
-    return [view.instance(record, held.get(record.lease), remaining.get(record.lease), zone) for record in records]
+    shown: list[view.InstanceView] = []
+    for start in range(0, len(records), SLICE):
+        if start:
+            await asyncio.sleep(0)
+        shown += [
+            view.instance(record, held.get(record.lease), remaining.get(record.lease), zone)
+            for record in records[start : start + SLICE]
+        ]
+    return shown

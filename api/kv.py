@@ -78,7 +78,7 @@ def _list(call: Call) -> web.Response:
     page = page_of(call)
     after = page.after
     found = (item for item in store.keys(prefix) if after is None or item[0] > after)
-    items, following = cut(found, page.limit, lambda item: item[0])
+    items, following = cut(found, page.limit, lambda item: item[0], lambda item: len(item[1].value))
     shown = [view.key(name, record) for name, record in items]
     index = store.index_of_prefix(prefix)
     return call.read(view.page("items", shown, following, store.revision), index, store.revision)

@@ -43,8 +43,14 @@ async def get(call: Call) -> web.Response:
     lease, revision = store.lease(id), store.revision
     if lease is None:
         return call.absent(NotFound(f"no lease {lease_text(id)}"), revision)
-    shown = view.lease(id, lease.ttl_ms, None) | {"instances": lease.instances, "keys": lease.keys}
-    shown["remaining"] = codec.seconds((await call.registry.remaining([id])).get(id))
+    remaining = codec.seconds((await call.registry.remaining([id])).get(id))
+    shown = {
+        "id": lease_text(id),
+        "ttl": codec.seconds(lease.ttl_ms),
+        "remaining": remaining,
+        "instances": lease.instances,
+        "keys": lease.keys,
+    }
     return call.read(shown, revision, revision)
 
 

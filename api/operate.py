@@ -17,6 +17,7 @@ RESOLVE_QUERY: Final = frozenset({"name", "type"})
 READY_FOR: Final = ("dns", "reads", "writes")
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+_ROLES: Final = ("leader", "follower", "learner")
 _TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,9}")
 _NAME_CHARS_MAX: Final = 1024  # presentation form with escapes; the resolver holds it to 255 octets
 
@@ -49,7 +50,13 @@ async def cluster(call: Call) -> web.Response:
 
 def _member(member: MemberStatus) -> dict[str, Any]:
     return {
-        name: getattr(member, name) for name in ("id", "raft", "http", "role", "alive", "last_contact_ms", "applied")
+        "id": member.id,
+        "raft": member.raft,
+        "http": member.http,
+        "role": member.role if member.role in _ROLES else "follower",  # a candidate leads nobody yet
+        "alive": member.alive,
+        "last_contact_ms": member.last_contact_ms,
+        "applied": member.applied,
     }
 
 

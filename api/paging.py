@@ -36,11 +36,23 @@ def names_after(names: Sequence[str], after: str | None) -> Iterator[str]:
     return (names[position] for position in range(start, len(names)))
 
 
-def cut(items: Iterable[_Item], limit: int, name: Callable[[_Item], str]) -> tuple[list[_Item], str | None]:
-    """The first ``limit`` items, and the name of the last one when there are more."""
+def len_of_nothing(_: object) -> int:
+    """The size of items that are short by their nature."""
+    return 0
+
+
+def cut(
+    items: Iterable[_Item], limit: int, name: Callable[[_Item], str], size: Callable[[_Item], int] = len_of_nothing
+) -> tuple[list[_Item], str | None]:
+    """The first ``limit`` items, and the name of the last one when there are more.
+
+    A page ends early when its items would pass ``limits.LIST_BYTES_MAX`` by ``size``, but never empty.
+    """
     found: list[_Item] = []
+    total = 0
     for item in items:
-        if len(found) == limit:
+        total += size(item)
+        if found and (len(found) == limit or total > limits.LIST_BYTES_MAX):
             return found, name(found[-1])
         found.append(item)
     return found, None

@@ -10,7 +10,7 @@ from discovery.api import instance, kv, lease, operate, service
 from discovery.api.paging import PAGE_QUERY
 from discovery.api.route import Endpoint, Route
 
-_JSON: Final = limits.COMMAND_BYTES_MAX
+_JSON: Final = limits.HTTP_BODY_BYTES_MAX
 _HOLDER: Final = frozenset({"lease"})
 _IF_REVISION: Final = frozenset({"if_revision"})
 _SERVICE: Final = "/api/v1/namespaces/{namespace}/services/{service}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from discovery import limits
 from discovery.errors import NotApplied, OutcomeUnknown
 
 WEB = "/api/v1/namespaces/default/services/web"
@@ -248,6 +249,16 @@ async def test_all_instances_are_listed_page_by_page_in_one_order(client: Any) -
         after = f"&after={page['next']}"
     assert found == whole
     assert [one["id"] for one in whole] == ["api-0", "web-0", "web-1", "web-2", "db-0"]
+
+
+async def test_a_page_of_large_instances_ends_early(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LIST_BYTES_MAX", 4_000)
+    for number in range(3):
+        await client.ask("PUT", f"{WEB}/instances/{number}", {**BODY, "meta": {"note": "x" * 1000, "more": "y" * 1000}})
+    first = (await client.ask("GET", f"{WEB}/instances")).json
+    rest = (await client.ask("GET", f"{WEB}/instances?after={first['next']}")).json
+    assert [one["id"] for one in first["instances"]] == ["0"]
+    assert [one["id"] for one in rest["instances"]] == ["1"]
 
 
 async def test_an_unknown_service_has_an_empty_list_and_an_index(client: Any) -> None:

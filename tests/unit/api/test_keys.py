@@ -162,6 +162,19 @@ async def test_prefixes_are_listed_in_pages_and_deleted_at_once(client: Any) -> 
     assert [item["key"] for item in (await client.ask("GET", f"{KV}/?prefix=true")).json["items"]] == ["q"]
 
 
+async def test_a_page_of_large_values_ends_early(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LIST_BYTES_MAX", 250_000)
+    for number in range(5):
+        await client.ask("PUT", f"{KV}/{number}", b"x" * 100_000)
+    found, after = [], ""
+    while after is not None:
+        page = (await client.ask("GET", f"{KV}/?prefix=true{after}")).json
+        assert 1 <= len(page["items"]) <= 2
+        found += [item["key"] for item in page["items"]]
+        after = f"&after={page['next']}" if "next" in page else None
+    assert found == ["0", "1", "2", "3", "4"]
+
+
 async def test_a_value_above_its_limit_is_413(client: Any) -> None:
     whole = await client.ask("PUT", f"{KV}/a", b"x" * limits.VALUE_BYTES_MAX)
     assert whole.status == 200

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from discovery.api import view
+from discovery.api.codec import encode
 from discovery.dns import name
 from discovery.model import Event, Instance, InstanceRecord, KeyRecord, Lease, Port
 
@@ -24,28 +27,28 @@ SPEC = Instance(
 
 def test_an_instance_looks_as_the_contract_says() -> None:
     shown = view.instance(InstanceRecord(SPEC, 7, 41, 41, 1), Lease(7, 10_000), 9_980, "cluster.local")
-    assert shown == {
+    assert json.loads(encode(shown)) == {
         "namespace": "default",
         "service": "web",
         "id": "web-0",
-        "addresses": ("10.0.0.7",),
+        "addresses": ["10.0.0.7"],
         "ports": [{"name": "http", "port": 8080, "protocol": "tcp"}],
         "hostname": "web-0",
         "weight": 10,
         "priority": 0,
         "dns_ttl": 5,
-        "tags": ("v2",),
+        "tags": ["v2"],
         "meta": {"version": "2.1"},
         "status": "ready",
         "lease": {"id": "0000000000000007", "ttl": 10, "remaining": 9.98},
         "created_revision": 41,
         "revision": 41,
-        "dns": ("web.default.svc.cluster.local", "web-0.web.default.svc.cluster.local"),
+        "dns": ["web.default.svc.cluster.local", "web-0.web.default.svc.cluster.local"],
     }
 
 
 def test_a_permanent_instance_has_no_lease() -> None:
-    assert view.instance(InstanceRecord(SPEC, 0, 1, 1, 1), None, None, "x")["lease"] is None
+    assert view.instance(InstanceRecord(SPEC, 0, 1, 1, 1), None, None, "x").lease is None
 
 
 @pytest.mark.parametrize(
