@@ -1,0 +1,456 @@
+"""The engine's ordinary life: electing, replicating, answering, handing over. Each test is one sentence."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, Overloaded, TooLarge, Unavailable
+from discovery.raft import codec, packing, seam
+from discovery.testing.rig import SMALL, Rig
+
+
+def led_by_a(count: int = 3, **options) -> Rig:
+    rig = Rig(count, **options)
+    rig.elect("a")
+    assert rig.leaders() == ["a"]
+    return rig
+
+
+def test_a_fresh_cluster_elects_within_a_quarter_second():
+    rig = Rig(3)
+    rig.run(0.25)
+    assert len(rig.leaders()) == 1
+
+
+def test_a_cluster_of_one_leads_and_commits_after_its_own_sync():
+    rig = Rig(1)
+    output = rig["a"].begin()
+    assert rig["a"].status.role == "leader"
+    assert rig["a"].status.commit == 1, "its no-op is not on the disk yet"
+    rig["a"].finish(output)
+    rig.settle()
+    assert rig.leaders() == ["a"]
+    rig.propose("a", b"x")
+    rig.settle()
+    assert rig["a"].answers == {b"x": 1}
+
+
+def test_a_write_is_answered_after_a_majority_has_it_on_disk():
+    rig = led_by_a()
+    rig.stopped.add("c")
+    rig.propose("a", b"x")
+    rig["a"].step()
+    rig.deliver()
+    output = rig["b"].begin()
+    assert output.batch is not None
+    rig.deliver()
+    rig["a"].step()
+    assert rig["a"].answers == {}
+    rig["b"].finish(output)
+    rig.settle()
+    assert rig["a"].answers == {b"x": 1}
+
+
+def test_many_callers_share_one_entry_and_one_sync():
+    rig = led_by_a()
+    before = rig["a"].status.last_index
+    for number in range(64):
+        rig.propose("a", b"%d" % number)
+    rig.settle()
+    assert rig["a"].status.last_index == before + 1
+    assert len(rig["b"].machine.applied) == 64
+
+
+def test_entries_are_capped_by_bytes():
+    rig = led_by_a(settings=msgspec.structs.replace(SMALL, batch_bytes=1 << 20, window_bytes=4 << 20))
+    for number in range(5):
+        rig.propose("a", bytes([number]) * 400_000)
+    rig.settle()
+    assert all(len(command) < 1 << 20 for command, _, _ in rig["a"].wal[:])
+    assert len(rig["c"].machine.applied) == 5
+
+
+def test_a_follower_forwards_and_answers_at_its_own_apply():
+    rig = led_by_a()
+    rig.propose("b", b"x")
+    rig.settle()
+    assert rig["b"].answers == {b"x": 1}
+    assert rig["b"].machine.applied == [b"x"]
+
+
+def test_a_write_without_a_leader_is_surely_not_applied():
+    rig = Rig(3)
+    rig.isolate("a")
+    rig.propose("a", b"x", within=0.3)
+    rig.run(0.5)
+    assert type(rig["a"].answers[b"x"]) is NotApplied
+
+
+def test_a_write_that_waits_finds_the_next_leader():
+    rig = Rig(3)
+    rig.propose("a", b"x", within=2)
+    rig.run(1)
+    assert rig["a"].answers == {b"x": 1}
+
+
+def test_a_write_in_an_isolated_leaders_log_is_unknown_at_its_deadline():
+    rig = led_by_a()
+    rig.isolate("a")
+    rig.propose("a", b"x", within=0.4)
+    rig.run(0.5)
+    assert isinstance(rig["a"].answers[b"x"], OutcomeUnknown)
+
+
+def test_a_write_surely_dead_with_its_leader_is_proposed_again():
+    rig = led_by_a()
+    rig.propose("b", b"x")
+    rig["b"].step()
+    rig.queue.clear()  # it never reached the leader, and b cannot know
+    rig.stopped.add("a")
+    rig.isolate("a")
+    rig.run(2.5)
+    assert rig["b"].answers == {b"x": 1}
+    assert rig["c"].machine.applied == [b"x"]
+
+
+def test_a_write_sent_twice_over_a_reconnect_is_applied_once():
+    rig = led_by_a()
+    rig.propose("b", b"x")
+    rig["b"].step()
+    rig.deliver()
+    rig["a"].step()  # taken, but b loses its stream before it hears of it
+    rig.isolate("b", "a")
+    rig.join("b", "a")
+    rig.run(0.5)
+    assert rig["b"].answers == {b"x": 1}
+    assert rig["a"].machine.applied == [b"x"]
+
+
+def test_a_refusal_of_one_copy_proves_nothing_about_another():
+    rig = led_by_a()
+    rig.propose("b", b"x", within=0.3)
+    rig["b"].step()
+    (wire,) = (message.items[0][0] for _, _, message in rig.queue if isinstance(message, codec.Propose))
+    rig.queue.clear()
+    rig["b"].engine.disconnected("a", False)
+    rig["b"].engine.connected("a")
+    rig["b"].step()  # sends it again
+    rig.queue.clear()
+    rig["b"].engine.receive("a", codec.ProposeRefused(1, (wire,)))
+    rig.stopped |= {"a", "c"}
+    rig.run(0.4)
+    assert isinstance(rig["b"].answers[b"x"], OutcomeUnknown)
+
+
+def test_a_refused_only_copy_is_surely_not_applied():
+    rig = led_by_a()
+    rig.propose("b", b"x", within=0.3)
+    rig["b"].step()
+    (wire,) = (message.items[0][0] for _, _, message in rig.queue if isinstance(message, codec.Propose))
+    rig.queue.clear()
+    rig.stopped |= {"a", "c"}
+    rig["b"].engine.receive("a", codec.ProposeRefused(1, (wire,)))
+    rig.run(0.4)
+    assert type(rig["b"].answers[b"x"]) is NotApplied
+
+
+def test_what_a_snapshot_may_hold_is_unknown():
+    rig = led_by_a(settings=msgspec.structs.replace(SMALL, snapshot_bytes=4096), retained_bytes=0)
+    rig.propose("b", b"x")
+    rig["b"].step()
+    rig.deliver()
+    rig["a"].step()
+    rig.isolate("b")
+    for number in range(80):
+        rig.propose("a", bytes([number]) * 200)
+        rig.settle()
+    rig.join("b")
+    rig.run(0.5)
+    assert rig["b"].machine.applied == rig["a"].machine.applied
+    assert isinstance(rig["b"].answers[b"x"], OutcomeUnknown)
+
+
+def test_too_many_writes_are_refused_at_once():
+    rig = Rig(3, settings=msgspec.structs.replace(SMALL, waiting_max=2))
+    for number in range(3):
+        rig.propose("a", b"%d" % number)
+    rig.propose("a", bytes(2_000_000))
+    rig["a"].step()
+    assert isinstance(rig["a"].answers[b"2"], Overloaded)
+    assert isinstance(rig["a"].answers[bytes(2_000_000)], TooLarge)
+
+
+def test_a_confirmation_rests_on_a_round_begun_after_the_question():
+    rig = led_by_a()
+    rig["a"].engine.confirm("first")
+    rig["a"].step()
+    rig["a"].engine.confirm("second")  # joins the next round, not the one in flight
+    rig["a"].step()
+    rounds = {message.round for _, _, message in rig.queue if isinstance(message, codec.AppendEntries)}
+    assert rounds == {1}
+    rig.settle()
+    assert rig["a"].answers == {"first": 1, "second": 1}
+    assert rig["a"].engine._rounds.number == 2
+
+
+def test_a_follower_or_deposed_leader_confirms_nothing():
+    rig = led_by_a()
+    rig["b"].engine.confirm("at a follower")
+    rig.settle()
+    assert isinstance(rig["b"].answers["at a follower"], NotApplied)
+    rig.isolate("a")
+    rig["a"].engine.confirm("alone")
+    rig.run(1.2)
+    assert isinstance(rig["a"].answers["alone"], NotApplied)
+
+
+def test_a_follower_announces_a_round_before_it_answers_it():
+    rig = led_by_a()
+    seen: list[int] = []
+    rig["b"].engine.before_round = lambda: seen.append(len(rig.queue))
+    rig["a"].engine.confirm("x")
+    rig.settle()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("where", ["a", "b"])
+def test_a_strong_read_waits_until_all_that_was_acknowledged_is_here(where):
+    rig = led_by_a()
+    rig.stopped.add("b")
+    rig.propose("a", b"x")
+    rig.settle()
+    assert rig["a"].answers == {b"x": 1}
+    rig.stopped.clear()
+    rig[where].engine.read_index("read", rig.now + 1)
+    rig.settle()
+    assert rig[where].answers["read"] >= 3
+    assert rig[where].machine.applied == [b"x"]
+
+
+def test_a_strong_read_without_a_quorum_fails_at_its_deadline():
+    rig = led_by_a()
+    rig.isolate("b")
+    rig["b"].engine.read_index("read", rig.now + 0.5)
+    rig.run(0.6)
+    assert isinstance(rig["b"].answers["read"], Unavailable)
+
+
+def test_a_strong_read_survives_a_change_of_leader():
+    rig = led_by_a()
+    rig["b"].engine.read_index("read", rig.now + 4)
+    rig["b"].step()
+    rig.queue.clear()
+    rig.stopped.add("a")
+    rig.isolate("a")
+    rig.run(3)
+    assert isinstance(rig["b"].answers["read"], int)
+
+
+def test_a_closed_connection_makes_for_a_quick_election():
+    rig = led_by_a()
+    rig.stopped.add("a")
+    rig.isolate("a", hint=True)
+    rig.run(0.25)
+    assert len(rig.leaders()) == 1
+
+
+def test_a_hint_does_not_depose_a_leader_that_others_hear():
+    rig = led_by_a()
+    rig.isolate("b", "a", hint=True)
+    rig.run(0.4)
+    rig.join("b", "a")
+    rig.run(0.4)
+    assert rig.leaders() == ["a"]
+    assert rig["a"].status.term == 1
+
+
+def test_a_node_cut_off_does_not_raise_the_term():
+    rig = led_by_a()
+    rig.isolate("c", "a")
+    rig.run(5)
+    assert {node.status.term for node in rig.nodes.values()} == {1}
+    assert rig.leaders() == ["a"]
+
+
+def test_a_leader_without_a_majority_steps_down_within_its_fallback():
+    rig = led_by_a()
+    rig.isolate("a")
+    rig.run(1.15)
+    assert rig["a"].status.role == "follower"
+    assert rig["a"].status.leader is None
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_a_pause_of_a_node_is_harmless(who):
+    rig = led_by_a()
+    rig.run(0.3)
+    node = rig[who]
+    rig.stopped.add(who)
+    rig.run(0.45)  # shorter than an election timeout: the others notice nothing …
+    rig.stopped.clear()
+    rig.now += 3.0  # … and then the whole host stands still
+    rig.run(1.0)
+    assert rig.leaders() == ["a"]
+    assert node.status.term == 1
+
+
+def test_leadership_is_handed_over_without_a_gap():
+    rig = led_by_a()
+    rig["a"].engine.transfer("b")
+    rig.propose("a", b"x")
+    rig.settle()
+    assert rig.leaders() == ["b"]
+    assert rig["a"].answers == {b"x": 1}
+
+
+def test_a_handover_to_a_dead_node_is_given_up():
+    rig = led_by_a()
+    rig.isolate("b")
+    rig["a"].engine.transfer("b")
+    rig.propose("a", b"x")
+    rig.run(1.2)
+    assert rig.leaders() == ["a"]
+    assert rig["a"].answers == {b"x": 1}
+
+
+def test_everything_survives_the_loss_of_power_of_all():
+    rig = led_by_a()
+    for number in range(20):
+        rig.propose("b", b"%d" % number)
+        rig.settle()
+    for name in "abc":
+        rig[name].restart(power=True)
+    for name in "abc":
+        rig.join(name)
+    rig.run(1)
+    assert [node.machine.applied for node in rig.nodes.values()] == [[b"%d" % n for n in range(20)]] * 3
+
+
+def test_a_node_left_behind_is_brought_up_by_a_snapshot_and_the_log_after_it():
+    rig = led_by_a(settings=msgspec.structs.replace(SMALL, snapshot_bytes=4096), retained_bytes=0)
+    rig.isolate("c")
+    for number in range(80):
+        rig.propose("a", bytes([number]) * 200)
+        rig.settle()
+    assert rig["a"].status.first_index > 2
+    rig.join("c")
+    rig.run(0.5)
+    assert rig["c"].machine.applied == rig["a"].machine.applied
+    rig["c"].restart(power=True)
+    rig.join("c")
+    rig.run(0.5)
+    assert rig["c"].machine.applied == rig["a"].machine.applied
+
+
+def test_a_transfer_goes_on_where_the_connection_broke():
+    settings = msgspec.structs.replace(SMALL, snapshot_bytes=8192, chunk_bytes=256, chunks_in_flight=1)
+    rig = led_by_a(settings=settings, retained_bytes=0)
+    rig.isolate("c")
+    for number in range(80):
+        rig.propose("a", bytes([number]) * 200)
+        rig.settle()
+    rig.join("c", "a")
+    rig.settle(30)
+    had = rig["c"].engine._incoming._offset
+    assert had > 0
+    rig.isolate("c", "a")
+    rig.join("c", "a")
+    offsets: list[int] = []
+    while rig["c"].status.applied < 10 and len(offsets) < 500:
+        rig.settle(1)
+        offsets += [m.offset for _, target, m in rig.queue if isinstance(m, codec.SnapshotChunk) and target == "c"]
+        rig.now += 0.01
+    assert min(offsets) >= had - 256
+    rig.run(0.3)
+    assert rig["c"].machine.applied == rig["a"].machine.applied
+
+
+def test_a_snapshot_that_does_not_fit_the_log_stops_the_node():
+    rig = led_by_a(settings=msgspec.structs.replace(SMALL, snapshot_bytes=4096), retained_bytes=0)
+    for number in range(80):
+        rig.propose("a", bytes([number]) * 200)
+        rig.settle()
+    disk = rig["a"].disk
+    for name in disk.list():
+        if name.startswith("snapshot"):
+            disk.remove(name)
+    with pytest.raises(CorruptData, match="no snapshot"):
+        rig["a"].start()
+
+
+def test_two_leaders_of_one_term_stop_the_node():
+    rig = led_by_a()
+    with pytest.raises(CorruptData, match="both lead"):
+        rig.inject("b", "a", codec.AppendEntries(1, 1, 0, 1, 0))
+
+
+def test_a_leader_that_contradicts_what_is_committed_stops_the_node():
+    rig = led_by_a()
+    rig.propose("a", b"x")
+    rig.settle()
+    rig.run(0.2)
+    core = rig["b"].core
+    with pytest.raises(CorruptData, match="committed"):
+        core.cut(core.commit)
+
+
+def test_a_pass_before_the_sync_of_the_last_is_a_defect():
+    rig = Rig(3)
+    rig["a"].engine.step()
+    with pytest.raises(RuntimeError, match="before the sync"):
+        rig["a"].engine.step()
+
+
+def test_an_idle_cluster_makes_few_passes():
+    rig = led_by_a()
+    rig.run(1)
+    passes = 0
+    for node in rig.nodes.values():
+        original = node.engine.step
+
+        def counted(original=original):
+            nonlocal passes
+            passes += 1
+            return original()
+
+        node.engine.step = counted
+    rig.run(10)
+    assert passes < 10 * 45
+
+
+def test_the_source_of_the_library_is_checked():
+    seam.verify_source()
+    with pytest.raises(ConfigError, match="pysyncobj==0.3.14"):
+        seam.verify_source("0" * 64)
+
+
+def test_nothing_can_be_unpickled():
+    with pytest.raises(RuntimeError, match="banned"):
+        seam.base.pickle.loads(b"")
+
+
+@pytest.mark.parametrize(
+    ("previous_ms", "elapsed_s", "wall_ms", "expected_ms"),
+    [
+        (0, 0.0, 5_000_000, 5_000_000),
+        (1000, 2.0, 3000, 3000),
+        (1000, 2.0, 9_000_000, 4000),  # a clock that is far ahead: elapsed + 1 s
+        (1000, 2.0, 10, 1000),  # a clock that is behind: never falls
+    ],
+)
+def test_log_time_never_falls_and_leaps_a_second_at_most(previous_ms, elapsed_s, wall_ms, expected_ms):
+    assert packing.LogClock(previous_ms, 100.0).stamp(100.0 + elapsed_s, wall_ms) == expected_ms
+
+
+def test_log_time_goes_on_under_the_next_leader():
+    rig = led_by_a()
+    rig.propose("a", b"x")
+    rig.settle()
+    rig.run(1)
+    rig["b"].engine._wall_ms = lambda: 0
+    rig.elect("b")
+    rig.propose("b", b"y")
+    rig.settle()
+    first, second = (meta.time_ms for meta in rig["c"].machine.metas)
+    assert first == second == 1_000_000
