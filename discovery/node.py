@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
@@ -64,10 +64,20 @@ class Node:
         self._registry = Registry(
             settings.config.id, self._hub, history=lambda: secrets.token_hex(8), fatal=end_process
         )
-        self._raft = Raft(_raft_config(settings), self._registry)
+        self._raft = Raft(_raft_config(settings), self._registry, fatal=self._end)
         self._registry.attach(self._raft)
         self._presence = _presence(settings, self._registry)
         self._runner: web.ServerRunner | None = None
+
+    def _end(self, what: str, error: BaseException) -> NoReturn:
+        """Raft cannot go on: end at once, and when the disk failed, for good.
+
+        After a failed fsync the kernel may show data as written that is not on the disk; a node started again that
+        believed it would break its promises.
+        """
+        if isinstance(error, OSError | CorruptData):
+            self._control.fatal(1, f"{what} ({self._settings.config.data_dir}): {error}")
+        end_process(what, error)
 
     async def run(self) -> None:
         """Serve until SIGTERM, then drain."""

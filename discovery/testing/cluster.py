@@ -133,7 +133,7 @@ def request(
 
 @dataclass
 class Node:
-    """One node on loopback. ``options`` go to ``discovery serve`` as they are."""
+    """One node on loopback. ``options`` go to ``discovery serve`` as they are; ``prefix`` (strace) stands before it."""
 
     id: str
     folder: Path
@@ -143,6 +143,7 @@ class Node:
     peers: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
     options: Sequence[str] = ()
+    prefix: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
 
@@ -168,7 +169,7 @@ class Node:
 
     def command(self) -> list[str]:
         """The command line, as in a Procfile."""
-        line = [str(Path(sys.executable).with_name("discovery")), "serve", "--id", self.id]
+        line = [*self.prefix, str(Path(sys.executable).with_name("discovery")), "serve", "--id", self.id]
         line += ["--data-dir", str(self.data)]
         line += ["--http", f"{HOST}:{self.http_port}", "--dns", f"{HOST}:{self.dns_port}", "--raft", self.raft]
         line += ["--dns-workers", str(self.workers)]
