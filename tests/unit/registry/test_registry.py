@@ -1,0 +1,143 @@
+"""The façade on a real Raft member: writes, refusals, visibility, leases, freshness."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from discovery import limits
+from discovery.command import Deregister, Grant, Idempotency, Put, Revoke
+from discovery.errors import HolderConflict, IdempotencyMismatch, NotApplied, NotFound, PreconditionFailed, TooLarge
+from discovery.hub import Hub
+from discovery.registry import Registry
+
+
+async def test_a_write_is_applied_and_answers_its_revision(node, register):
+    result = await node.registry.write(register("a"))
+    assert (result.changed, result.created, result.revision, result.dns) == (True, True, 1, 1)
+    assert node.registry.store.instance("default", "web", "a") is not None
+
+
+async def test_what_the_state_machine_refuses_is_raised_with_its_field(node, register):
+    await node.registry.write(register("a", lease=7))
+    with pytest.raises(HolderConflict) as caught:
+        await node.registry.write(Deregister("default", "web", "a", holder=8))
+    assert caught.value.errors[0].field == "lease"
+    with pytest.raises(PreconditionFailed):
+        await node.registry.write(Put("k", b"1", if_revision=99))
+
+
+async def test_a_command_above_the_limit_never_reaches_raft(node):
+    applied = node.raft.status().applied
+    with pytest.raises(TooLarge):
+        await node.registry.write(Put("k", b"x" * limits.COMMAND_BYTES_MAX))
+    assert node.raft.status().applied == applied
+
+
+async def test_the_same_key_again_gives_the_same_answer_and_another_body_is_refused(node):
+    first = await node.registry.write(Put("k", b"1"), idempotency=Idempotency("once", b"d"))
+    again = await node.registry.write(Put("k", b"1"), idempotency=Idempotency("once", b"d"))
+    assert (again.revision, node.registry.store.revision) == (first.revision, first.revision)
+    with pytest.raises(IdempotencyMismatch):
+        await node.registry.write(Put("k", b"2"), idempotency=Idempotency("once", b"e"))
+
+
+async def test_before_raft_is_there_a_write_is_not_applied(register):
+    registry = Registry("n1", Hub(), history=lambda: "h")
+    with pytest.raises(NotApplied):
+        await registry.write(register("a"))
+
+
+async def test_the_first_leader_founds_the_history(node):
+    assert node.registry.store.history == "h-n1"
+
+
+async def test_one_history_for_the_whole_cluster(cluster):
+    nodes = await cluster(3)
+    assert len({node.registry.store.history for node in nodes}) == 1
+
+
+async def test_a_lease_is_renewed_by_its_id_and_404_when_it_is_gone(node):
+    await node.registry.write(Grant(5, 10_000))
+    assert (await node.registry.renew_lease(5)).ttl_ms == 10_000
+    await node.registry.write(Revoke(5))
+    with pytest.raises(NotFound):
+        await node.registry.renew_lease(5)
+
+
+async def test_remaining_is_the_same_from_every_node_and_none_when_unknown(cluster):
+    nodes = await cluster(3)
+    await nodes[0].registry.write(Grant(5, 60_000))
+    for node in nodes:
+        left = await node.registry.remaining([5, 6])
+        assert 55_000 < left[5] <= 60_000
+        assert left[6] is None
+
+
+async def test_a_strong_read_on_a_follower_sees_what_another_node_acknowledged(cluster, register, followers):
+    nodes = await cluster(3)
+    first, second = followers(nodes)
+    for number in range(20):
+        await first.registry.write(register(f"i{number}"))
+        await second.registry.barrier()
+        assert second.registry.store.instance("default", "web", f"i{number}") is not None
+
+
+async def test_a_single_node_is_never_stale(node):
+    assert node.registry.staleness_ms() == 0
+    assert node.registry.readiness() == []
+
+
+async def test_a_node_of_three_is_as_stale_as_its_last_contact(cluster, until):
+    nodes = await cluster(3)
+    await until(lambda: all(0 <= node.registry.staleness_ms() < 1_000 for node in nodes))
+    assert all(node.registry.readiness() == [] for node in nodes)
+
+
+async def test_a_node_whose_workers_are_behind_says_so(node, worker, until):
+    node.hub.set_workers([(0, 4711)])
+    (problem,) = node.registry.readiness()
+    assert (problem.name, problem.areas) == ("dns_workers", {"dns"})
+    await worker(node, 4711)
+    await until(lambda: node.registry.readiness() == [])
+
+
+async def test_a_registration_is_visible_once_every_worker_serves_it(node, worker, register, until):
+    workers = [await worker(node) for _ in range(2)]
+    await until(lambda: all(one.history for one in workers))
+    for number in range(50):
+        result = await node.registry.write(register(f"i{number}"))
+        assert await node.registry.visible(result) == (True, [])
+        assert all(f"i{number}" in one.ids for one in workers)
+
+
+async def test_a_key_waits_for_no_worker(node, worker, until):
+    silent = await worker(node)
+    silent.silent = True
+    await until(lambda: silent.history)
+    result = await node.registry.write(Put("k", b"1"))
+    async with asyncio.timeout(0.5):
+        assert await node.registry.visible(result) == (True, [])
+
+
+async def test_visible_in_the_cluster_names_the_nodes_that_do_not_follow(cluster, worker, register, until):
+    nodes = await cluster(3)
+    workers = [await worker(node) for node in nodes]
+    await until(lambda: all(one.history for one in workers))
+    result = await nodes[0].registry.write(register("a"))
+    assert await nodes[0].registry.visible(result, cluster=True) == (True, [])
+    assert all("a" in one.ids for one in workers)
+    workers[2].silent = True
+    result = await nodes[0].registry.write(register("b"))
+    assert await nodes[0].registry.visible(result, cluster=True) == (True, ["n3"])
+    await until(lambda: nodes[2].killed == [workers[2].pid])
+
+
+async def test_a_restart_gives_back_everything_that_was_acknowledged(node, register, cluster):
+    await node.registry.write(register("a"))
+    before = node.registry.store.digest()
+    loaded = node.registry.load(node.registry.snapshot()())
+    assert loaded.digest() == before
+    node.registry.install(loaded)
+    assert node.registry.store.instance("default", "web", "a") is not None
