@@ -27,6 +27,8 @@ _log: Final = logging.getLogger(__name__)
 _LENGTH: Final = struct.Struct(">I")
 _UNREAD_BYTES_MAX: Final = 4 * limits.PEER_FRAME_BYTES_MAX
 _USER_TIMEOUT_MS: Final = 5_000
+_JOINED_BYTES_MAX: Final = 128 * 1024
+"""Below this one copy is cheaper than many buffers."""
 
 
 class Connection(asyncio.Protocol):
@@ -85,11 +87,16 @@ class Connection(asyncio.Protocol):
         return self._handshake is None and self._transport is not None and not self._transport.is_closing()
 
     def send(self, frames: list[bytes]) -> None:
-        """Send whole frames, in order; a peer that does not read is dropped when its buffer is full."""
+        """Send whole frames (in any number of pieces), in order; a peer that does not read is dropped when its buffer is full."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if len(frames) == 1:
+            transport.write(frames[0])
+        elif sum(map(len, frames)) < _JOINED_BYTES_MAX:
+            transport.write(b"".join(frames))
+        else:
+            transport.writelines(frames)
         if transport.get_write_buffer_size() > limits.PEER_SEND_BUFFER_BYTES_MAX:
             _log.warning("peer %s does not read: its connection is closed", self.peer)
             transport.abort()
@@ -119,9 +126,9 @@ class Connection(asyncio.Protocol):
             end = at + _LENGTH.size + length
             if end > len(buffer):
                 break
-            payload = bytes(memoryview(buffer)[at + _LENGTH.size : end])
+            with memoryview(buffer) as whole, whole[at + _LENGTH.size : end] as payload:
+                self._take(payload)
             at = end
-            self._take(payload)
         if at:
             del buffer[:at]
 
@@ -130,12 +137,12 @@ class Connection(asyncio.Protocol):
         if length > most:
             raise Refused(f"announced a frame of {length} bytes, above {most}")
 
-    def _take(self, payload: bytes) -> None:
+    def _take(self, payload: memoryview) -> None:
         if self._handshake is None:
             self._count(len(payload))
             self._owner.received(self, codec.decode(payload))
             return
-        answer = self._handshake.feed(payload)
+        answer = self._handshake.feed(bytes(payload))
         if answer is not None:
             self._write(answer)
         if self._handshake.done and self._handshake.peer is not None:

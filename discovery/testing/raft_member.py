@@ -147,24 +147,39 @@ class _Program:
 
     async def _bench(self, wish: dict[str, Any]) -> dict[str, Any]:
         callers, total = wish["callers"], wish["total"]
+        command = b"x" * wish.get("size", 20)
         times: list[float] = []
+        stalls = asyncio.create_task(_stalls())
 
         async def caller() -> None:
             for _ in range(total // callers):
                 begin = time.perf_counter()
-                await self._raft.propose(b"twenty bytes of data", 10.0)
+                await self._raft.propose(command, 10.0)
                 times.append(time.perf_counter() - begin)
 
         begin = time.perf_counter()
         await asyncio.gather(*(caller() for _ in range(callers)))
         took = time.perf_counter() - begin
         times.sort()
+        stalls.cancel()
         return {
+            "stall_ms": await stalls,
             "per_s": len(times) / took,
             "p50_ms": times[len(times) // 2] * 1e3,
             "p99_ms": times[len(times) * 99 // 100] * 1e3,
             "max_ms": times[-1] * 1e3,
         }
+
+
+async def _stalls() -> float:
+    """The longest time, in ms, that the loop was late, until cancelled."""
+    worst = 0.0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - begin - 0.001)
+    return worst * 1e3
 
 
 def _say(answer: dict[str, Any]) -> None:
