@@ -76,6 +76,8 @@ class App:
         started = self._now()
         route = "unmatched"
         try:
+            if request.protocol.writing_paused:
+                await _taken(request)
             path, query = self._target(request)
             self._guard.check(request.headers)
             found = self._router.match(path)
@@ -201,6 +203,14 @@ class App:
     def attach(self, server: Server) -> None:
         """Let ``/metrics`` show the connections of ``server``."""
         self._exposition = Exposition(self.registry, self.counters, server)
+
+
+async def _taken(request: web.BaseRequest) -> None:
+    """Return once the client has taken the answers before this one."""
+    try:
+        await request.writer.drain()
+    except ConnectionError:
+        raise BadRequest("the client went away") from None
 
 
 def make_app(

@@ -5,14 +5,16 @@ paths), and a heartbeat costs a fifth less. What aiohttp would answer by itself 
 problem+json here. Slow clients: a head must be complete ``HTTP_HEADER_S_MAX`` after its first byte (or after the
 connection was made), a body by ``HTTP_BODY_S_MAX``. When a client is at its connection limit, the unfinished or idle
 one it has left waiting longest makes room, so that a flood of slow requests does not lock out the good ones behind the
-same address.
+same address. Who does not take an answer gets no further one and is cut off after ``HTTP_SEND_S_MAX``; all such answers
+together are bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -70,6 +72,16 @@ class Connection(RequestHandler):
             if self.head_bytes > limits.HTTP_HEADER_BYTES_MAX:
                 self.refuse(HeadersTooLarge(f"a request head must be at most {limits.HTTP_HEADER_BYTES_MAX} bytes"))
 
+    def pause_writing(self) -> None:
+        """The client does not take his answer as fast as it was made."""
+        super().pause_writing()
+        self.server.holding(self)
+
+    def resume_writing(self) -> None:
+        """The client has taken it."""
+        super().resume_writing()
+        self.server.took(self)
+
     def waits(self) -> bool:
         """Whether no request is being answered."""
         return self._current_request is None and not self._messages
@@ -82,6 +94,8 @@ class Connection(RequestHandler):
 
     def drop(self) -> None:
         """Close, and be forgotten at once (the loop reports a lost connection only later)."""
+        if self in self.server.sending and self.transport is not None:
+            self.transport.abort()  # a mere close would keep what the client does not take
         self.server.forget(self)
         self.force_close()
 
@@ -137,6 +151,8 @@ class Server(web.Server):
         self.now: Final = now
         self.opening: Final[dict[Connection, float]] = {}  # connections without a whole head, oldest first
         self.receiving: Final[dict[Connection, None]] = {}  # connections whose body is under way, oldest first
+        self.sending: Final[dict[Connection, tuple[float, int]]] = {}  # since when, bytes that wait; oldest first
+        self.sending_bytes = 0
         self.peers: Final[dict[str, dict[Connection, None]]] = {}
         self.connection_count = 0
         self.refused = 0
@@ -155,8 +171,27 @@ class Server(web.Server):
         self.connection_count += 1
         self.peers.setdefault(connection.peer, {})[connection] = None
         self.opening[connection] = self.now()
+        self._watch()
+
+    def _watch(self) -> None:
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def holding(self, connection: Connection) -> None:
+        """An answer waits for its client; when all that wait are too much, those that wait longest are cut off."""
+        assert connection.transport is not None
+        size = connection.transport.get_write_buffer_size()
+        self.sending[connection] = (self.now(), size)
+        self.sending_bytes += size
+        while self.sending_bytes > limits.HTTP_SENDING_BYTES_MAX:
+            self.refused += 1
+            next(iter(self.sending)).drop()
+        self._watch()
+
+    def took(self, connection: Connection) -> None:
+        """An answer waits no longer."""
+        _, size = self.sending.pop(connection, (0.0, 0))
+        self.sending_bytes -= size
 
     def _room(self, peer: str) -> bool:
         """Whether one more connection of ``peer`` fits, after at most one waiting connection was closed for it."""
@@ -191,6 +226,7 @@ class Server(web.Server):
         """Count a connection off; once is enough."""
         self.opening.pop(connection, None)
         self.receiving.pop(connection, None)
+        self.took(connection)
         mine = self.peers.get(connection.peer)
         if mine is None or connection not in mine:
             return
@@ -200,14 +236,21 @@ class Server(web.Server):
             del self.peers[connection.peer]
 
     def _sweep(self) -> None:
-        """End the connections whose head is overdue; runs while there are connections without one."""
-        overdue = self.now() - limits.HTTP_HEADER_S_MAX
-        late = []
-        for connection, since in self.opening.items():
-            if since > overdue:
-                break
-            late.append(connection)
-        for connection in late:
+        """End the connections whose head, or whose taking of an answer, is overdue; runs while there are such."""
+        self._sweeper = None
+        now = self.now()
+        late = RequestTimeout(f"a request head must arrive within {limits.HTTP_HEADER_S_MAX:.0f} s")
+        for connection in _before(self.opening.items(), now - limits.HTTP_HEADER_S_MAX):
             self.refused += 1
-            connection.refuse(RequestTimeout(f"a request head must arrive within {limits.HTTP_HEADER_S_MAX:.0f} s"))
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self.opening else None
+            connection.refuse(late)
+        waiting = ((connection, since) for connection, (since, _) in self.sending.items())
+        for connection in _before(waiting, now - limits.HTTP_SEND_S_MAX):
+            self.refused += 1
+            connection.drop()
+        if self.opening or self.sending:
+            self._watch()
+
+
+def _before(connections: Iterable[tuple[Connection, float]], moment: float) -> list[Connection]:
+    """Those that wait since before ``moment``; the oldest come first."""
+    return [connection for connection, _ in itertools.takewhile(lambda one: one[1] <= moment, connections)]

@@ -236,6 +236,51 @@ async def test_busy_connections_at_the_limit_refuse_a_new_one(
         assert (await ended(reader)).startswith(b"HTTP/1.1 200 ")
 
 
+async def fill(client: Any) -> None:
+    for number in range(8):
+        await client.ask("PUT", f"/api/v1/kv/{number}", b"x" * limits.VALUE_BYTES_MAX)
+
+
+LIST = b"GET /api/v1/kv/?prefix=true HTTP/1.1\r\nHost: localhost\r\n\r\n"  # 5.6 MB
+
+
+async def test_who_does_not_read_gets_no_further_answers(client: Any, dial: Dial, caplog: Any) -> None:
+    await fill(client)
+    reader, writer = await dial(LIST * 20)
+    await until(lambda: client.server.sending)
+    assert client.server.sending_bytes < 6_000_000
+    assert client.server.requests_count <= 8 + 3
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    writer.transport.abort()
+    await until(lambda: client.server.sending_bytes == 0)
+    assert not caplog.records
+
+
+async def test_answers_that_nobody_takes_are_dropped_in_time(
+    client: Any, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(client)
+    await dial(LIST)
+    await until(lambda: client.server.sending)
+    monkeypatch.setattr(limits, "HTTP_SEND_S_MAX", 0.05)
+    await until(lambda: not client.server.sending)
+    assert client.server.sending_bytes == 0
+
+
+async def test_answers_that_nobody_takes_are_bounded_together(
+    client: Any, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HTTP_SENDING_BYTES_MAX", 8_000_000)
+    await fill(client)
+    for _ in range(6):
+        await dial(LIST)
+    await until(lambda: client.server.requests_count == 14)
+    assert client.server.sending_bytes <= 8_000_000
+    assert len(client.server.sending) < 6
+    assert (await client.ask("GET", "/healthz")).status == 200
+
+
 async def test_pipelined_requests_are_answered_in_order(client: Any) -> None:
     kept = GET.replace(b"Connection: close\r\n", b"")
     answer = await client.raw(kept * 3 + b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET)
