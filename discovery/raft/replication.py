@@ -37,8 +37,8 @@ class Transfer:
         self.answered_at = instant.now
 
     def rewind(self, offset: int) -> None:
-        """Continue at ``offset``, after asking whether that is right."""
-        self.acked = self.offset = offset
+        """Continue at ``offset``, after asking whether that is right; a question always carries something."""
+        self.acked = self.offset = max(0, min(offset, self.file.size - 1))
         self.asked = self.agreed = False
         self.answered_at = instant.now
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from discovery.testing.simwatch import Watch
 
 _HOLDERS = 6
+_FAILURES_MAX = 4
 
 
 class Holder:
@@ -25,6 +26,7 @@ class Holder:
         self.name = f"i{number}"
         self._ttl_s = self._world.random.choice((1.0, 1.5, 2.5))
         self._lease: int | None = None
+        self._failures = 0
         self.dead = False
 
     def begin(self) -> None:
@@ -66,11 +68,15 @@ class Holder:
 
         def answered(renewed: bool) -> None:
             if renewed:
+                self._failures = 0
                 self._watch.heartbeat_acknowledged(lease, sent)
+                return
+            # A real one can tell apart 404 from 503; here it registers anew after some failures.
+            self._failures += 1
+            if self._failures > _FAILURES_MAX and self._lease == lease:
+                self._lease, self._failures = None, 0
 
         node.registry.heartbeat(lease, answered)
-        if lease in self._watch.evicted:  # a real one learns it by a 404
-            self._lease = None
 
 
 class Clients:

@@ -190,10 +190,12 @@ class SimRegistry:
             if isinstance(result, Exception) or not self.ready:
                 answer(None)
                 return
-            held = [lease for lease in known if lease in self.lessor.held]
+            # An eviction that was under way may have been applied meanwhile: then the heartbeat came too late.
+            still = [lease for lease in known if self.lessor.version(lease) is not None]
+            held = [lease for lease in still if lease in self.lessor.held]
             for lease in held:
                 self._waiting.setdefault(lease, []).append(lambda ok, held=lease: answer([held]) if ok else None)  # type: ignore[misc]
-            answer([lease for lease in known if lease not in held])
+            answer([lease for lease in still if lease not in held])
 
         self.confirm(confirmed)
 

@@ -421,7 +421,7 @@ def test_an_idle_cluster_makes_few_passes():
 
 def test_the_source_of_the_library_is_checked():
     seam.verify_source()
-    with pytest.raises(ConfigError, match="pysyncobj==0.3.14"):
+    with pytest.raises(ConfigError, match=r"pysyncobj==0\.3\.14"):
         seam.verify_source("0" * 64)
 
 
