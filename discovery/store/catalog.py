@@ -2,6 +2,7 @@
 
 Every thing has an *index*: the revision of its last change, deletions included. What lives knows its own; what is
 gone stands in ``gone`` for as long as the change log remembers it, and afterwards its index is the compaction floor.
+(What came back may stand there too, until the log forgets: the living are asked first.)
 """
 
 from __future__ import annotations
@@ -74,18 +75,13 @@ class Catalog:
         state = self._touch(spec.namespace, spec.service, record.mod_revision)
         old = state.instances.get(spec.id)
         if old is None:
-            self._add(state, spec.id)
+            self.instances += 1
+            state.order = None
         elif old.spec.status == "ready":
             state.ready -= 1
         if spec.status == "ready":
             state.ready += 1
         state.instances[spec.id] = record
-
-    def _add(self, state: ServiceState, instance_id: str) -> None:
-        self.instances += 1
-        state.order = None
-        if self.gone:
-            self.gone.pop((state.namespace, state.name, instance_id), None)
 
     def remove_instance(self, record: InstanceRecord, revision: int) -> None:
         """Remove an instance that is there."""
@@ -116,12 +112,10 @@ class Catalog:
         parent = self.namespaces.get(namespace)
         if parent is None:
             parent = self.namespaces[namespace] = NamespaceState(namespace, {})
-            self.gone.pop((namespace,), None)
         state = parent.services.get(service)
         if state is None:
             state = parent.services[service] = ServiceState(parent.name, service, None, {})
             self.services += 1
-            self.gone.pop((namespace, service), None)
         self.changed = parent.changed = state.changed = revision
         return state
 
@@ -171,8 +165,7 @@ class Catalog:
         for change in changes:
             if change.kind == "delete" and change.resource != "key":
                 for thing in _things(change):
-                    if self._living(*thing) is None:
-                        self.gone[thing] = revision
+                    self.gone[thing] = revision
 
 
 def _things(change: Change) -> tuple[tuple[Any, ...], ...]:

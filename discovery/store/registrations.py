@@ -200,7 +200,7 @@ def set_status(work: Work, command: SetStatus) -> Result:
         record = InstanceRecord(spec, record.lease, record.create_revision, work.revision, record.version + 1)
         work.put_instance(record, "updated", f"status {before} -> {command.status}")
         if record.lease:
-            work.attach(record.lease, spec)
+            work.attach(record.lease, spec)  # a lease names its instance by the specification: let the old one go
     return work.written(dns=record.mod_revision, instance=record, lease=work.brief(record.lease))
 
 
