@@ -25,9 +25,8 @@ from discovery.api.server import Connection
 from discovery.command import Command, Idempotency, TxnDone, Written
 from discovery.errors import Overloaded, RegistryError, TooLarge
 from discovery.heartbeats import Heartbeats
-from discovery.metrics import Workers
+from discovery.metrics import Node
 from discovery.model import Lease
-from discovery.raft.types import RaftStatus
 from discovery.readiness import Problem
 from discovery.store import Store
 
@@ -50,15 +49,8 @@ class Resolver(Protocol):
         """``{"rcode", "answers", "stale"}``; raises InvalidInput for a name or type that no query can carry."""
 
 
-class Registry(Protocol):
-    """What the API asks of ``discovery.registry.Registry``."""
-
-    node_id: str
-    store: Store
-
-    @property
-    def hub(self) -> Workers:
-        """The DNS workers, for ``/metrics``."""
+class Registry(Node, Protocol):
+    """What the API asks of ``discovery.registry.Registry``: what ``/metrics`` shows, and this."""
 
     async def write(
         self,
@@ -84,12 +76,6 @@ class Registry(Protocol):
 
     async def barrier(self) -> None:
         """Wait until local reads are linearizable; raises Unavailable."""
-
-    def staleness_ms(self) -> int:
-        """Milliseconds since this node last heard from a leader."""
-
-    def status(self) -> RaftStatus:
-        """The cluster as this node sees it."""
 
     def readiness(self) -> Sequence[Problem]:
         """What keeps this node from being ready."""

@@ -40,6 +40,20 @@ class Workers(Protocol):
         """What each worker said last about itself, by worker index."""
 
 
+class Evictions(Protocol):
+    """Who evicts."""
+
+    evicted: int
+
+
+class Leadership(Protocol):
+    """Who keeps the lease clocks."""
+
+    @property
+    def stalls(self) -> int:
+        """How often the process was found to have stood still while it led."""
+
+
 class Node(Protocol):
     """Who knows about everything else: the registry."""
 
@@ -49,6 +63,14 @@ class Node(Protocol):
     @property
     def hub(self) -> Workers:
         """The DNS workers."""
+
+    @property
+    def evictions(self) -> Evictions:
+        """What this node evicted as leader."""
+
+    @property
+    def lead(self) -> Leadership:
+        """The lease clocks of this node as leader."""
 
     def staleness_ms(self) -> int:
         """Milliseconds since this node last heard from a leader."""
@@ -143,6 +165,7 @@ class _NodeCollector(Collector):
         """Version, state machine, Raft, members."""
         yield _labelled("discovery_build_info", "Version of the daemon.", {"version": __version__}, 1)
         yield from self._state()
+        yield from self._leases()
         yield from self._raft()
 
     def _state(self) -> Iterator[Metric]:
@@ -153,9 +176,16 @@ class _NodeCollector(Collector):
         seconds = self._node.staleness_ms() / 1000
         yield _gauge("discovery_registry_staleness_seconds", "Time since this node heard from a leader.", seconds)
 
-    def _raft(self) -> Iterable[Metric]:
+    def _leases(self) -> Iterator[Metric]:
+        evicted, stalls = self._node.evictions.evicted, self._node.lead.stalls
+        yield _counter("discovery_lease_evictions", "Leases that expired while this node led.", evicted)
+        yield _counter("discovery_lease_clock_stalls", "Pauses of this process that no lease was charged for.", stalls)
+
+    def _raft(self) -> Iterator[Metric]:
         status = self._node.status()
         yield _gauge("discovery_raft_term", "Raft term.", status.term)
+        yield _gauge("discovery_raft_commit_index", "Log index known committed.", status.commit)
+        yield _gauge("discovery_raft_applied_index", "Log index applied here.", status.applied)
         yield _gauge("discovery_raft_leader", "1 on the node that leads.", status.leader == self._node.node_id)
         yield _gauge("discovery_raft_leader_known", "1 when this node knows a leader.", status.leader is not None)
         members = list(status.members)[: limits.PEERS_MAX]

@@ -19,12 +19,14 @@ WORKER = (
 
 def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
     member = SimpleNamespace(id="n2", alive=False, applied=None)
-    status = SimpleNamespace(term=7, leader=None, members=[member])
+    status = SimpleNamespace(term=7, leader=None, commit=12, applied=11, members=[member])
     registry = SimpleNamespace(
         node_id="n1",
         store=SimpleNamespace(revision=44, floor=3, serial=9),
         staleness_ms=lambda: 1_500,
         status=lambda: status,
+        evictions=SimpleNamespace(evicted=6),
+        lead=SimpleNamespace(stalls=4),
         hub=SimpleNamespace(killed=1, stats=lambda: {0: WORKER, 1: WORKER[:1]}),
         **changed,
     )
@@ -39,6 +41,9 @@ def test_the_nodes_numbers_are_shown() -> None:
     assert values["discovery_registry_floor_revision"] == 3
     assert values["discovery_registry_staleness_seconds"] == 1.5
     assert values["discovery_raft_term"] == 7
+    assert values["discovery_raft_applied_index"] == 11
+    assert values["discovery_lease_evictions"] == 6
+    assert values["discovery_lease_clock_stalls"] == 4
     assert values["discovery_raft_leader_known"] == 0
     assert values["discovery_raft_leader"] == 0
     assert values["discovery_http_connections"] == 5

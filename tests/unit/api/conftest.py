@@ -48,6 +48,8 @@ class Member(msgspec.Struct):
 class Status(msgspec.Struct):
     leader: str | None
     term: int
+    commit: int
+    applied: int
     members: list[Member]
 
 
@@ -63,6 +65,8 @@ class StandIn:
     def __init__(self) -> None:
         self.store = Store()
         self.node_id = "n1"
+        self.evictions = SimpleNamespace(evicted=0)
+        self.lead = SimpleNamespace(stalls=0)
         self.hub = SimpleNamespace(killed=0, stats=lambda: {0: (Sample("dns_queries_total", (), 5),)})
         self.index = 0
         self.now_ms = START_MS
@@ -139,7 +143,7 @@ class StandIn:
         return self.stale_ms
 
     def status(self) -> Status:
-        return Status("n1", 1, [Member("n1", "127.0.0.1:8300", "http://127.0.0.1:8500", "leader", True, 0, 7)])
+        return Status("n1", 1, 7, 7, [Member("n1", "127.0.0.1:8300", "http://127.0.0.1:8500", "leader", True, 0, 7)])
 
     def readiness(self) -> list[Missing]:
         return self.unready
