@@ -204,6 +204,13 @@ def test_a_status_changes_alone_and_leaves_the_lease(log, refused):
     assert log.store.events()[-1].detail == "status ready -> draining"
 
 
+def test_names_are_judged_by_every_command(refused):
+    assert refused(Deregister("No", "web", "a"), "invalid_input").field == "namespace"
+    assert refused(SetStatus("default", "web", "", "ready"), "invalid_input").field == "id"
+    assert refused(SetService(Service("default", "No")), "invalid_input").field == "service"
+    assert refused(DeleteService("default", "No"), "invalid_input").field == "service"
+
+
 def test_service_settings_are_put_compared_and_removed(log, refused):
     spec = Service("default", "web", dns_ttl=2)
     written = log(SetService(spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,6 +157,27 @@ def test_a_snapshot_without_its_end_is_refused(saved):
 def test_a_damaged_snapshot_is_refused(saved, damage):
     with pytest.raises(CorruptData):
         Store.load(damage(frames(saved)))
+
+
+def reframed(rows_by_section):
+    bodies = [msgspec.msgpack.encode(item) for item in rows_by_section]
+    return [LENGTH.pack(len(body)) + body for body in bodies]
+
+
+@pytest.mark.parametrize("lost", [slice(0, 1), slice(3, 4), slice(-1, None), slice(0, None)])
+def test_a_change_log_with_a_gap_is_refused(saved, lost):
+    sections = [msgspec.msgpack.decode(frame[LENGTH.size :]) for frame in frames(saved)]
+    changes = next(rows for section, rows in sections if section == "changes")
+    del changes[lost]
+    with pytest.raises(CorruptData, match="lacks the changes"):
+        Store.load(reframed(sections))
+
+
+def test_an_end_that_counts_otherwise_is_refused(saved):
+    sections = [msgspec.msgpack.decode(frame[LENGTH.size :]) for frame in frames(saved)]
+    sections[-1][1][0] += 1
+    with pytest.raises(CorruptData, match="before its end"):
+        Store.load(reframed(sections))
 
 
 def test_another_format_is_refused_with_the_way_out(saved):
