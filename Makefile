@@ -9,7 +9,7 @@ LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed-$(shell sha256sum $(LOCK) | cut -c1-16)
 COMPILE := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 PYTEST := $(BIN)/pytest
-SEEDS ?= 200
+SEEDS ?= 1..200
 T ?= tests
 
 # Otherwise `python -m …` in this folder would find our `dns` package before dnspython's.
@@ -22,7 +22,7 @@ help:
 	@echo 'make check      lint, format, types, imports, unit and property tests; under a minute'
 	@echo 'make test       everything but the long tests (T=tests/unit/dns for a part)'
 	@echo 'make test-long  the long tests: distributions, power loss, thousands of seeds'
-	@echo 'make simulate   the Raft core in virtual time (SEEDS=1000)'
+	@echo 'make simulate   the Raft core in virtual time (SEEDS=1..1000, or one to replay)'
 	@echo 'make bench      the benchmarks'
 	@echo 'make coverage   line and branch coverage, daemon processes included'
 	@echo 'make fmt        format and sort imports;  make lock: compile requirements/;  make clean: remove what was made'
@@ -71,7 +71,8 @@ coverage: $(STAMP)
 	$(BIN)/coverage report --skip-covered
 
 simulate: $(STAMP)
-	$(BIN)/python -m discovery.testing.simulation --seeds $(SEEDS)
+	$(BIN)/python -m discovery.testing.simulation --nodes 3 --seeds $(SEEDS)
+	$(BIN)/python -m discovery.testing.simulation --nodes 5 --seeds $(SEEDS)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/bench_http.py

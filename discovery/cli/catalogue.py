@@ -112,11 +112,9 @@ def resolve(name: str, type: str, as_json: bool, **connection: Any) -> None:
         sys.exit(1)
 
 
-def _record(answer: Any) -> str:
-    """A record as in a zone file."""
-    if not isinstance(answer, Mapping):
-        return str(answer)
-    return "  ".join(str(value) for value in answer.values())
+def _record(answer: Mapping[str, Any]) -> str:
+    """A record as in a zone file (RFC 1035 section 5.1)."""
+    return f"{answer['name']} {answer['ttl']} IN {answer['type']} {answer['data']}"
 
 
 @click.command(

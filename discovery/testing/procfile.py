@@ -56,6 +56,7 @@ class Runner:
         self._lock = threading.Lock()
         self._width = max(map(len, commands), default=0)
         self._threads: list[threading.Thread] = []
+        self._stopping = False
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def say(self, name: str, text: str) -> None:
@@ -101,7 +102,7 @@ class Runner:
     def _await(self, name: str, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
         how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-        self.say(name, f"ended ({how}); the others run on")
+        self.say(name, f"ended ({how})" if self._stopping else f"ended ({how}); the others run on")
 
     def running(self) -> list[str]:
         """Names of the processes that live."""
@@ -109,6 +110,7 @@ class Runner:
 
     def stop(self, timeout_s: float = END_S_MAX) -> None:
         """End all: SIGTERM, after ``timeout_s`` seconds SIGKILL. Returns when all have ended and said it."""
+        self._stopping = True
         self._signal(self.running(), signal.SIGTERM)
         deadline = time.monotonic() + timeout_s
         while self.running() and time.monotonic() < deadline:

@@ -37,10 +37,11 @@ def test_without_options_it_is_a_single_node_on_loopback(served) -> None:
 
 
 def test_flags_become_keys(served) -> None:
-    serve(
-        *"--id n2 --zone test --dns-workers 3 --peer n1=127.0.0.1:8301 --peer n2=127.0.0.1:8302 --raft 127.0.0.1:8302"
-        " --http 127.0.0.1:1 --http [::1]:1 --http-insecure --dns-ttl 9 --log-format json --log-level debug".split()
+    line = (
+        "--id n2 --zone test --dns-workers 3 --peer n1=127.0.0.1:8301 --peer n2=127.0.0.1:8302 --raft 127.0.0.1:8302"
+        " --http 127.0.0.1:1 --http [::1]:1 --http-insecure --dns-ttl 9 --log-format json --log-level debug"
     )
+    serve(*line.split())
     config = served[0]
     assert (config.id, config.zone, config.dns.workers, config.dns.ttl) == ("n2", "test", 3, 9)
     assert config.http.listen == ("127.0.0.1:1", "[::1]:1")
