@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -76,10 +76,13 @@ class Writers:
         """The writes that the cluster promised to keep."""
         return {attempt.key: attempt.value for attempt in self.attempts if attempt.acknowledged}
 
-    def gap_after(self, moment: float) -> float | None:
-        """Seconds from ``moment`` to the first acknowledgement of a write that was sent after it."""
-        answers = [a.answered for a in self.attempts if a.acknowledged and a.sent >= moment]
-        return min(answers) - moment if answers else None
+    def acknowledged_since(self, moment: float) -> int:
+        """How many writes that were sent after ``moment`` are acknowledged."""
+        return sum(attempt.acknowledged and attempt.sent >= moment for attempt in self.attempts)
+
+    def gap(self, begin: float, end: float) -> float:
+        """The longest time without an acknowledgement between two moments, seconds."""
+        return longest_pause([a.answered for a in self.attempts if a.acknowledged], begin, end)
 
 
 @dataclass
@@ -192,14 +195,8 @@ class DnsProbe:
 
     def silence(self, begin: float, end: float) -> float:
         """The longest time without an answer between two moments, seconds."""
-        answered = sorted(
-            reply.answered
-            for replies in self.replies.values()
-            for reply in replies
-            if reply.rcode >= 0 and begin <= reply.answered <= end
-        )
-        marks = [begin, *answered, end]
-        return max(later - earlier for earlier, later in pairwise(marks))
+        answered = [reply.answered for replies in self.replies.values() for reply in replies if reply.rcode >= 0]
+        return longest_pause(answered, begin, end)
 
     def wrong(self, name: str, expected: set[str], begin: float, end: float) -> list[Reply]:
         """Answers in a span that lack one of ``expected``; SERVFAIL is no answer (see :meth:`refused`)."""
@@ -243,6 +240,12 @@ async def running(*coroutines: object) -> AsyncIterator[None]:
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def longest_pause(moments: Iterable[float], begin: float, end: float) -> float:
+    """The longest time between two neighbours among ``moments`` and the ends of the span, seconds."""
+    marks = [begin, *sorted(moment for moment in moments if begin <= moment <= end), end]
+    return max(later - earlier for earlier, later in pairwise(marks))
 
 
 def distribution(values: Sequence[float], unit: str = "s") -> str:

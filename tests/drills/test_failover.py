@@ -1,0 +1,189 @@
+"""What the cluster keeps when nodes die under load: acknowledged writes, living instances, DNS answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+
+from discovery.testing.cluster import Cluster, Node
+from discovery.testing.load import DnsProbe, Instances, Writers, distribution, running, session
+
+Say = Callable[[str], None]
+GAP_S_MAX = 8.0  # ten times the goal: CI asserts safety, the figures are printed
+SILENCE_S_MAX = 2.5
+
+
+def probes_of(cluster: Cluster, instances: Instances) -> dict[str, DnsProbe]:
+    names = [f"svc{number}.default.svc.cluster.local" for number in range(instances.services)]
+    return {node.id: DnsProbe(*node.dns, names) for node in cluster}
+
+
+async def missing_writes(http: aiohttp.ClientSession, node: Node, writers: Writers) -> list[str]:
+    """The acknowledged keys that a node does not hold with their value."""
+    gate = asyncio.Semaphore(32)
+
+    async def held(key: str, value: bytes) -> bool:
+        async with gate, http.get(f"{node.url}/api/v1/kv/{key}") as response:
+            return response.status == 200 and await response.read() == value
+
+    acknowledged = list(writers.acknowledged().items())
+    found = await asyncio.gather(*(held(key, value) for key, value in acknowledged))
+    return [key for (key, _), there in zip(acknowledged, found, strict=True) if not there]
+
+
+async def until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true in {timeout_s} s")
+        await asyncio.sleep(0.02)
+
+
+async def applied_everywhere(http: aiohttp.ClientSession, cluster: Cluster) -> None:
+    """Wait until every node has a leader and the revision that the most advanced one has."""
+
+    async def revisions() -> set[str]:
+        found = set()
+        for node in cluster:
+            async with http.get(f"{node.url}/api/v1/namespaces?consistency=strong") as response:
+                found.add(response.headers["X-Registry-Revision"] if response.status == 200 else "none")
+        return found
+
+    deadline = time.monotonic() + 20
+    while len(now := await revisions()) != 1 or "none" in now:
+        assert time.monotonic() < deadline, f"nodes stay apart: {now}"
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.long)])
+async def test_killed_leaders_cost_no_write_no_instance_and_no_dns_answer(
+    cluster: Cluster, rounds: int, say: Say
+) -> None:
+    writers = Writers(cluster.urls)
+    instances = Instances(cluster.urls)
+    probes = probes_of(cluster, instances)
+    gaps, silences = [], []
+    async with session() as http:
+        await instances.register(http)
+        async with running(writers.run(http), instances.run(http), *(probe.run() for probe in probes.values())):
+            began = time.monotonic()
+            await until(lambda: len(writers.acknowledged()) > 50, "50 writes")
+            for _ in range(rounds):
+                leader = await asyncio.to_thread(cluster.leader)
+                moment = time.monotonic()
+                await asyncio.to_thread(leader.kill)
+                killed = time.monotonic()
+                await until(lambda killed=killed: writers.acknowledged_since(killed) > 20, "writes after the kill")
+                await asyncio.sleep(1.0)  # the survivors' DNS is watched for this long
+                ended = time.monotonic()
+                gaps.append(writers.gap(moment, ended - 0.2))
+                for name, probe in probes.items():
+                    if name != leader.id:
+                        silences.append(probe.silence(moment, ended - 0.2))
+                        assert not probe.refused(moment, ended), f"{name} refused while {leader.id} was dead"
+                await asyncio.to_thread(leader.restart)
+            ended = time.monotonic()
+        await applied_everywhere(http, cluster)
+        lost = {node.id: await missing_writes(http, node, writers) for node in cluster}
+    say(f"write gap after kill -9 of the leader: {distribution(gaps)}")
+    say(f"longest DNS silence of a survivor: {distribution(silences)}")
+    say(f"{len(writers.acknowledged())} writes acknowledged of {len(writers.attempts)} sent")
+    assert lost == {node.id: [] for node in cluster}
+    for name, probe in probes.items():
+        for number in range(instances.services):
+            service = f"svc{number}"
+            wrong = probe.wrong(f"{service}.default.svc.cluster.local", instances.expected(service), began, ended)
+            assert not wrong, f"{name} left living instances out: {wrong[:2]}"
+    assert not instances.re_registered, "a living instance was evicted"
+    assert max(gaps) < GAP_S_MAX
+    assert max(silences) < SILENCE_S_MAX
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.long)])
+async def test_killing_all_nodes_at_once_loses_no_acknowledged_write(cluster: Cluster, rounds: int, say: Say) -> None:
+    counts = []
+    async with session() as http:
+        for number in range(rounds):
+            writers = Writers(cluster.urls, per_second=200, prefix=f"round{number}")
+            async with running(writers.run(http)):
+                await until(lambda writers=writers: len(writers.acknowledged()) > 200, "200 writes")
+                await asyncio.gather(*(asyncio.to_thread(node.kill) for node in cluster))
+            for node in cluster:
+                node.start()
+            await asyncio.gather(*(asyncio.to_thread(node.wait_ready) for node in cluster))
+            await applied_everywhere(http, cluster)
+            lost = {node.id: await missing_writes(http, node, writers) for node in cluster}
+            assert lost == {node.id: [] for node in cluster}
+            counts.append(len(writers.acknowledged()))
+    say(f"{sum(counts)} acknowledged writes over {rounds} kills of all nodes, none lost")
+
+
+async def test_leases_restart_with_their_full_ttl_after_all_nodes_died(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    body = {"address": "10.9.9.9", "ttl": 4}
+    path = "namespaces/default/services/lonely/instances/one"
+    assert node.request("PUT", path, body).status == 201
+    await asyncio.sleep(2.5)  # most of the TTL passes without a heartbeat
+    await asyncio.gather(*(asyncio.to_thread(node.kill) for node in cluster))
+    for other in cluster:
+        other.start()
+    await asyncio.gather(*(asyncio.to_thread(node.wait_ready) for node in cluster))
+    remaining = node.request("GET", path).json()["lease"]["remaining"]
+    assert remaining is not None
+    assert remaining > 1.5 + 0.1, "the clock went on from before the crash"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.long)])
+async def test_a_paused_leader_evicts_nobody_and_acknowledges_nothing(cluster: Cluster, rounds: int, say: Say) -> None:
+    gaps = []
+    async with session() as http:
+        instances = Instances(cluster.urls)
+        await instances.register(http)
+        writers = Writers(cluster.urls, prefix="paused")
+        async with running(instances.run(http), writers.run(http)):
+            await until(lambda: len(writers.acknowledged()) > 50, "50 writes")
+            for number in range(rounds):
+                gaps.append(await _pause(http, cluster, writers, number))
+        await applied_everywhere(http, cluster)
+        for node in cluster:
+            assert not await missing_writes(http, node, writers)
+        events = cluster.nodes[0].request("GET", "events?namespace=default").json()["events"]
+    say(f"write gap after SIGSTOP of the leader: {distribution(gaps)}")
+    assert not [event for event in events if event["kind"] == "expired" and event["service"] != "ghost"]
+    assert not instances.re_registered
+
+
+async def _pause(http: aiohttp.ClientSession, cluster: Cluster, writers: Writers, number: int) -> float:
+    """Stop the leader for 5 s; a ghost that heartbeats to it alone must not be acknowledged once it is evicted."""
+    import signal
+
+    leader = await asyncio.to_thread(cluster.leader)
+    ghost = f"{leader.url}/api/v1/namespaces/default/services/ghost/instances/g{number}"
+    async with http.put(ghost, json={"address": "10.9.8.7", "ttl": 2}) as response:
+        assert response.status == 201
+    moment = time.monotonic()
+    leader.stop_processes(signal.SIGSTOP)
+    try:
+        beats = [asyncio.ensure_future(_beat(http, ghost)) for _ in range(20)]  # wait in the paused leader's socket
+        await asyncio.sleep(5.0)
+    finally:
+        leader.stop_processes(signal.SIGCONT)
+    resumed = time.monotonic()
+    statuses = await asyncio.gather(*beats)
+    assert 200 not in statuses, f"a deposed leader acknowledged heartbeats of an evicted instance: {statuses}"
+    return writers.gap(moment, resumed)
+
+
+async def _beat(http: aiohttp.ClientSession, url: str) -> int:
+    try:
+        async with http.put(url + "/heartbeat", timeout=aiohttp.ClientTimeout(total=15)) as response:
+            return response.status
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return 0
