@@ -39,6 +39,7 @@ class FeedNode:
 
     def accept(self) -> feed.Hello:
         """Wait for a worker; what it says of itself."""
+        self.hang_up()
         self._sock, _ = self._listener.accept()
         self._sock.settimeout(WAIT_S_MAX)
         self._splitter = feed.Splitter()
