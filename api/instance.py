@@ -42,9 +42,9 @@ def _gone(names: _Name) -> NotFound:
 
 
 async def put(call: Call) -> web.Response:
-    """``PUT …/instances/{id}``: register, replace or renew."""
-    names = _names(call)
-    wanted = spec.registration(*names, call.body)
+    """``PUT …/instances/{id}``: register, replace or renew. The names are judged with all the rest."""
+    given = call.parameters
+    wanted = spec.registration(given["namespace"].lower(), given["service"].lower(), given["id"], call.body)
     result = await call.write(
         Register(
             instance=wanted.instance,

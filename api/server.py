@@ -12,6 +12,7 @@ together are bounded.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -40,6 +41,14 @@ class Pages(Protocol):
         """The error as the bytes of a whole answer with ``Connection: close``."""
 
 
+def client_of(address: str) -> str:
+    """Whom an address counts as: itself, an IPv6 address the /64 that its owner disposes of."""
+    if ":" not in address:
+        return address
+    ip = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+
+
 class Connection(RequestHandler):
     """One client connection."""
 
@@ -55,7 +64,7 @@ class Connection(RequestHandler):
         """Take up work, then be counted (aiohttp's task must exist before a refusal may end it)."""
         super().connection_made(transport)
         name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else ""
+        self.peer = client_of(name[0]) if isinstance(name, tuple) else ""
         self.server.admit(self)
 
     def data_received(self, data: bytes) -> None:
