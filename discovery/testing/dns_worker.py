@@ -68,6 +68,13 @@ class FeedNode:
                 raise ConnectionResetError("the worker closed the feed")
             self._frames += map(feed.decode_from_worker, self._splitter.push(data))
 
+    def has_acknowledged(self, revision: int) -> bool:
+        """Whether the worker has said by now that it serves ``revision``; does not wait."""
+        assert self._sock is not None
+        while select.select([self._sock], [], [], 0)[0] and (data := self._sock.recv(65536)):
+            self._frames += map(feed.decode_from_worker, self._splitter.push(data))
+        return any(isinstance(frame, feed.Ack) and frame.revision >= revision for frame in self._frames)
+
     def sync(
         self,
         instances: Sequence[InstanceRecord] = (),
