@@ -65,6 +65,7 @@ PROPOSALS_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 PEERS_MAX: Final = 9
 PEER_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 PEER_SEND_BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
+PEER_UNREAD_BYTES_MAX: Final = 16 * 1024 * 1024  # received and not worked off; then reading pauses
 PEER_REQUESTS_MAX: Final = 1024  # unanswered questions of one peer
 PEER_HANDSHAKES_MAX: Final = 32
 PEER_HANDSHAKE_BYTES_MAX: Final = 4096

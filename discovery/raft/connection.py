@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _LENGTH: Final = struct.Struct(">I")
-_UNREAD_BYTES_MAX: Final = 4 * limits.PEER_FRAME_BYTES_MAX
 _USER_TIMEOUT_MS: Final = 5_000
 _JOINED_BYTES_MAX: Final = 128 * 1024
 """Below this one copy is cheaper than many buffers."""
@@ -156,7 +155,7 @@ class Connection(asyncio.Protocol):
 
     def _count(self, size: int) -> None:
         self.unread += size
-        if self.unread > _UNREAD_BYTES_MAX and not self._paused and self._transport is not None:
+        if self.unread > limits.PEER_UNREAD_BYTES_MAX and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
@@ -183,9 +182,11 @@ def _place(peername: Any) -> str:
 
 def _is_loopback(peername: Any) -> bool:
     try:
-        return ipaddress.ip_address(peername[0]).is_loopback
+        address = ipaddress.ip_address(peername[0])
     except (TypeError, ValueError, IndexError):
         return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
 
 
 def _set_options(sock: socket.socket) -> None:

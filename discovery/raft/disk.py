@@ -51,9 +51,10 @@ class RealDisk:
     def __init__(self, path: Path) -> None:
         """Use the directory ``path``, created if absent (durably, with mode 0700)."""
         self.path = path
-        if not path.is_dir():
-            path.mkdir(mode=0o700, parents=True)
-            _sync_path(path.parent)
+        missing = [place for place in (path, *path.parents) if not place.exists()]
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in missing:
+            _sync_path(place.parent)
         self._open: dict[str, int] = {}
 
     def list(self) -> list[str]:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +24,8 @@ from discovery.raft.types import EngineAPI, Job, Machine, Output, SnapshotStore,
 
 _log: Final = logging.getLogger(__name__)
 _CLOSE_S: Final = 5.0
+_LOG_S: Final = 1.0
+_SWITCH_S: Final = 0.001
 _WHOLE_BYTES_MAX: Final = 64 * 1024
 
 
@@ -45,6 +48,10 @@ class Stream(Protocol):
 
 def end_process(what: str, error: BaseException) -> NoReturn:
     """Log and exit with code 1, now: no handler, no flush of half-true state."""
+    # Whatever blocks the log (a full pipe, a lock that another thread holds) must not keep this process alive.
+    last = threading.Timer(_LOG_S, os._exit, (1,))
+    last.daemon = True
+    last.start()
     _log.critical("%s: the node stops at once", what, exc_info=error)
     for handler in (*logging.getLogger().handlers, *logging.getLogger("discovery").handlers):
         handler.flush()
@@ -106,6 +113,8 @@ class Driver:
         self._engine, self._snapshots, self._machine, self._stream = engine, snapshots, machine, stream
         self._clock, self._fatal = clock, fatal
         self._loop = asyncio.get_running_loop()
+        # A thread that builds a snapshot must not keep the loop waiting for 5 ms whenever it wants to go on.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._writer = LogWriter(wal, fatal)
         self._workers = ThreadPoolExecutor(2, "snapshot")
         self._woken = asyncio.Event()

@@ -41,6 +41,7 @@ class Membership:
         self.announced: dict[str, Announced] = {}
         """What the peers that are connected now said of themselves last."""
         self._reasons: dict[str, str] = {}
+        self._places: dict[str, str] = {}
 
     @property
     def node(self) -> str:
@@ -83,11 +84,8 @@ class Membership:
         return member.raft if member is not None else self.configured.get(peer, "")
 
     def http_of(self, peer: str) -> str:
-        """Advertised HTTP address, empty while the peer is not connected."""
-        if peer == self.node:
-            return self._http
-        told = self.announced.get(peer)
-        return told.http if told is not None else ""
+        """Advertised HTTP address, as the peer told it last; empty before."""
+        return self._http if peer == self.node else self._places.get(peer, "")
 
     def hear(self, peer: str, data: bytes | Announced) -> None:
         """A connected peer announced itself (again)."""
@@ -98,6 +96,7 @@ class Membership:
             return
         if announced.node == peer:
             self.announced[peer] = announced
+            self._places[peer] = announced.http
 
     def forget(self, peer: str) -> None:
         """The connection ended."""

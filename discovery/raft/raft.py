@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import random
 import socket
 import time
@@ -33,6 +34,7 @@ from discovery.raft.transport import Transport
 from discovery.raft.types import Machine, MemberStatus, PeerStatus, RaftStatus, Settings
 from discovery.raft.wal import Wal
 
+_log: Final = logging.getLogger(__name__)
 _ANNOUNCE: Final = "raft.announce"
 
 
@@ -101,6 +103,7 @@ class Raft:
         self._counted: set[str] = set()
         self._calls: set[asyncio.Future[Any]] = set()
         self._before_round: Callable[[], None] | None = None
+        self._made_at = time.monotonic()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -229,7 +232,8 @@ class Raft:
                 for peer in sorted(self._members.configured)
             )
             members = tuple(self._member(peer, None) for peer in silent)
-            return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, 0.0)
+            since = time.monotonic() - self._made_at
+            return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, since)
         status = self._engine.status()
         own = PeerStatus(self.node, True, 0.0, status.applied, status.last_index)
         peers = sorted((own, *status.peers), key=lambda peer: peer.id)
@@ -261,12 +265,14 @@ class Raft:
 
     def peer_connected(self, peer: str, announced: Announced) -> None:
         """A stream begins; whether the peer counts is judged by what it announced."""
+        _log.info("peer %s is connected (version %s)", peer, announced.version)
         self._members.hear(peer, announced)
         self._announce(peer)  # the handshake may have begun before this node became a member
         self._consider()
 
     def peer_disconnected(self, peer: str, hint: bool) -> None:
         """A stream ended."""
+        _log.info("peer %s is disconnected", peer)
         self._members.forget(peer)
         self._rpc.disconnected(peer)
         if peer in self._counted and self._driver is not None:

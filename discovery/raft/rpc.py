@@ -59,12 +59,11 @@ class Rpc:
             return future
         self._number += 1
         number = self._number
-        if not self._send(peer, AppRequest(number, kind, payload)):
-            future.set_exception(Unavailable(f"there is no connection to {peer}"))
-            return future
         self._asked[number] = (peer, future)
         timer = loop.call_later(timeout_s, self._give_up, number, f"{peer} did not answer within {timeout_s:g} s")
         future.add_done_callback(lambda _: self._forget(number, timer))
+        if not self._send(peer, AppRequest(number, kind, payload)):
+            future.set_exception(Unavailable(f"there is no connection to {peer}"))
         return future
 
     def message(self, peer: str, message: AppRequest | AppResponse) -> None:

@@ -8,6 +8,8 @@ import sys
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from discovery.errors import ConfigError, CorruptData
 from discovery.raft.founding import Announced, adopt, cluster_id, found, judge
@@ -116,6 +118,69 @@ def test_a_list_told_by_one_who_is_not_in_it_is_not_adopted(founded):
 def test_only_a_member_of_the_same_cluster_counts(founded, change, verdict):
     peer = msgspec.structs.replace(announced(founded["n2"]), **change)
     assert judge(founded["n1"], peer)[0] == verdict
+
+
+class World:
+    """Three nodes that meet, part, crash in the middle of founding and lose their directories."""
+
+    def __init__(self):
+        self.disk = {node: empty(node) for node in IDS}
+        self.links = set()
+        self.wipes = 0
+
+    def settle(self, node):
+        peers = {p: announced(self.disk[p]) for p in IDS if frozenset((p, node)) in self.links}
+        adopted = (adopt(self.disk[node], peer) for peer in peers.values())
+        identity = next(filter(None, adopted), None) or found(self.disk[node], CONFIGURED, peers)
+        if identity is not None:
+            self.disk[node] = identity
+
+    def wipe(self, node):
+        self.wipes += 1
+        self.disk[node] = empty(node, f"{node}-{self.wipes}")
+
+    def quorums(self):
+        """Clusters that a majority of their own members, as these are now, belongs to and agrees on."""
+        clusters = {}
+        for identity in self.disk.values():
+            member = identity.members.get(identity.node)
+            if member is not None and member.incarnation == identity.incarnation:
+                clusters.setdefault(identity.cluster, set()).add(identity.node)
+        return [cluster for cluster, nodes in clusters.items() if len(nodes) >= 2]
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("meet"), st.sampled_from(IDS), st.sampled_from(IDS)),
+        st.tuples(st.just("part"), st.sampled_from(IDS), st.sampled_from(IDS)),
+        st.tuples(st.just("settle"), st.sampled_from(IDS), st.none()),
+        st.tuples(st.just("wipe"), st.sampled_from(IDS), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(steps)
+def test_whatever_happens_while_founding_there_is_one_cluster_that_can_elect(steps):
+    world = World()
+    quorums = set()
+    for kind, one, other in steps:
+        if kind == "settle":
+            world.settle(one)
+        elif kind == "wipe":
+            world.wipe(one)
+        elif one != other:
+            (world.links.add if kind == "meet" else world.links.discard)(frozenset((one, other)))
+        quorums.update(world.quorums())
+        assert len(world.quorums()) <= 1
+    if not world.wipes:
+        assert len({identity.cluster for identity in world.disk.values()} - {""}) <= 1
+        for node in (*IDS, *IDS):
+            world.links = {frozenset((a, b)) for a in IDS for b in IDS if a != b}
+            world.settle(node)
+        assert len({identity.cluster for identity in world.disk.values()}) == 1
+        assert all(identity.founded for identity in world.disk.values())
 
 
 def test_the_cluster_id_depends_on_every_pair_and_not_on_their_order():
