@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 
@@ -162,8 +163,6 @@ async def test_a_paused_leader_evicts_nobody_and_acknowledges_nothing(cluster: C
 
 async def _pause(http: aiohttp.ClientSession, cluster: Cluster, writers: Writers, number: int) -> float:
     """Stop the leader for 5 s; a ghost that heartbeats to it alone must not be acknowledged once it is evicted."""
-    import signal
-
     leader = await asyncio.to_thread(cluster.leader)
     ghost = f"{leader.url}/api/v1/namespaces/default/services/ghost/instances/g{number}"
     async with http.put(ghost, json={"address": "10.9.8.7", "ttl": 2}) as response:
@@ -173,12 +172,19 @@ async def _pause(http: aiohttp.ClientSession, cluster: Cluster, writers: Writers
     try:
         beats = [asyncio.ensure_future(_beat(http, ghost)) for _ in range(20)]  # wait in the paused leader's socket
         await asyncio.sleep(5.0)
+        other = next(node for node in cluster if node is not leader)
+        await until(lambda: _expired(other, f"g{number}"), "the eviction of the ghost by the new leader")
     finally:
         leader.stop_processes(signal.SIGCONT)
     resumed = time.monotonic()
     statuses = await asyncio.gather(*beats)
     assert 200 not in statuses, f"a deposed leader acknowledged heartbeats of an evicted instance: {statuses}"
     return writers.gap(moment, resumed)
+
+
+def _expired(node: Node, ghost: str) -> bool:
+    events = node.request("GET", "events?namespace=default&service=ghost").json()["events"]
+    return any(event["kind"] == "expired" and event["id"] == ghost for event in events)
 
 
 async def _beat(http: aiohttp.ClientSession, url: str) -> int:
