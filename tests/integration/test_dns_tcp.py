@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import time
@@ -71,22 +72,23 @@ def test_a_client_that_reads_late_gets_everything_in_the_end(worker: DnsWorker) 
         sock.settimeout(0.5)
         sent = 0
         packets = b"".join(framed(question(f"_http._tcp.{WEB}", "SRV", ident=number)) for number in range(2000))
-        try:
+        with contextlib.suppress(TimeoutError):
             while sent < len(packets):
                 sent += sock.send(packets[sent : sent + 65536])
-        except TimeoutError:
-            pass
         sock.settimeout(10)
         whole = sent // (len(packets) // 2000)
         assert whole > 100
         assert ids(sock, whole) == list(range(whole))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"\0\0", b"\0\5hello", framed(question(WEB)[:2] + b"\x80" + question(WEB)[3:])],
-    ids=["empty", "short", "QR"],
-)
+NO_QUESTIONS = {
+    "empty": b"\0\0",
+    "short": b"\0\5hello",
+    "a response": framed(question(WEB)[:2] + b"\x80" + question(WEB)[3:]),
+}
+
+
+@pytest.mark.parametrize("data", NO_QUESTIONS.values(), ids=NO_QUESTIONS)
 def test_what_is_no_question_closes_the_connection(worker: DnsWorker, data: bytes) -> None:
     with worker.tcp() as sock:
         sock.sendall(data)
@@ -118,9 +120,7 @@ def test_no_client_gets_more_than_his_share_of_connections(worker: DnsWorker) ->
         try:
             sock.sendall(framed(question(WEB, ident=1)))
             ids(sock, 1)
-        except OSError:
-            refused += 1
-        except EOFError:
+        except (OSError, EOFError):
             refused += 1
     assert refused == 10
     other = socket.create_connection((worker.host, worker.port), 5, source_address=("127.0.0.9", 0))
@@ -131,16 +131,13 @@ def test_no_client_gets_more_than_his_share_of_connections(worker: DnsWorker) ->
         sock.close()
 
 
-def test_a_slow_question_is_cut_off_and_an_idle_connection_too(worker: DnsWorker) -> None:
-    with worker.tcp() as slow, worker.tcp() as idle:
+def test_a_slow_question_is_cut_off(worker: DnsWorker) -> None:
+    with worker.tcp() as slow:
         slow.sendall(b"\0")
         begun = time.monotonic()
         slow.settimeout(limits.DNS_TCP_QUERY_S_MAX + 3)
         assert slow.recv(1) == b""
         assert time.monotonic() - begun > limits.DNS_TCP_QUERY_S_MAX - 0.5
-        idle.settimeout(limits.DNS_TCP_IDLE_S_MAX + 3)
-        assert idle.recv(1) == b""
-        assert time.monotonic() - begun > limits.DNS_TCP_IDLE_S_MAX - 0.5
 
 
 # The same shell in a time of our own
@@ -213,10 +210,8 @@ def test_what_one_client_leaves_unread_is_bounded(bench: Bench) -> None:
     message = b"\xff\xff" + b"x" * 65535
     sent = 0
     for _ in range(300):
-        try:
+        with contextlib.suppress(BlockingIOError):
             sent += sock.send(message[sent % len(message) :])
-        except BlockingIOError:
-            pass
         bench.turn(1)
     connection = next(iter(bench.server._connections.values()))
     assert len(connection._out) <= limits.DNS_TCP_OUTSTANDING_BYTES_MAX + 65537
