@@ -11,6 +11,7 @@ COMPILE := --universal --python-version 3.11 --generate-hashes --no-header --no-
 PYTEST := $(BIN)/pytest
 SEEDS ?= 1..200
 T ?= tests
+PROCFILE ?= Procfile
 
 # Otherwise `python -m …` in this folder would find our `dns` package before dnspython's.
 export PYTHONSAFEPATH := 1
@@ -40,7 +41,7 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-* && touch $@
 
 run: $(STAMP)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m discovery.testing.playground Procfile
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m discovery.testing.playground $(PROCFILE)
 
 check: $(STAMP)
 	@$(MAKE) --no-print-directory -j2 -k --output-sync=target lint types imports unit
