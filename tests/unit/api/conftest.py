@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import uvloop
 
 from discovery import errors, limits
 from discovery.api import Settings, make_app, serve
@@ -253,3 +254,8 @@ def node() -> Callable[[StandIn], AbstractAsyncContextManager[Client]]:
 def missing() -> type[Missing]:
     """What a node may lack to be ready."""
     return Missing
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
+    """The loop that the node process runs on."""
+    return {"uvloop": uvloop.new_event_loop}
