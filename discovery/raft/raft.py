@@ -47,6 +47,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
         raft, http: advertised addresses of this node.
         secret: of the cluster; ``None``: peers on loopback only.
         version: of the program, for the others.
+        segment_bytes, retained_bytes: of the log, see :meth:`.wal.Wal.open`.
     """
 
     node: str
@@ -58,6 +59,8 @@ class RaftConfig(msgspec.Struct, frozen=True):
     secret: bytes | None = None
     version: str = ""
     settings: Settings = Settings()
+    segment_bytes: int = limits.WAL_SEGMENT_BYTES
+    retained_bytes: int = limits.LOG_RETAINED_BYTES
 
 
 class Raft:
@@ -84,7 +87,12 @@ class Raft:
         self._directory = DataDirectory(config.directory)
         self._disk = self._directory.raft()
         identity = self._directory.identity(config.node, config.zone)
-        self._wal = Wal.open(self._disk, identity.incarnation.encode())
+        self._wal = Wal.open(
+            self._disk,
+            identity.incarnation.encode(),
+            segment_bytes=config.segment_bytes,
+            retained_bytes=config.retained_bytes,
+        )
         if identity.founded and self._wal.blank:
             raise CorruptData(
                 f"{self._disk.path}: the log of this member is missing. Way out: put it back, or empty the data "

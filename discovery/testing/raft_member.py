@@ -196,6 +196,7 @@ async def _main(options: dict[str, Any]) -> None:
         peers=options["peers"],
         raft=options["peers"][options["node"]],
         settings=msgspec.convert(options.get("settings", {}), Settings),
+        **options.get("log", {}),
     )
     raft = Raft(config, machine)
     await raft.start([socket.socket(fileno=options["fd"])])

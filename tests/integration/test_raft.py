@@ -276,13 +276,11 @@ async def test_questions_travel_between_members_in_order_with_the_rounds(cluster
 
 async def test_a_full_log_is_compacted_and_a_member_far_behind_gets_a_snapshot(tmp_path):
     settings = Settings(snapshot_bytes=2_000_000)
-    cluster = Cluster(tmp_path, settings=settings)
+    cluster = Cluster(tmp_path, settings=settings, segment_bytes=500_000, retained_bytes=1_000_000)
     await cluster.start()
     leader = await cluster.elected()
     behind = await cluster.follower()
     await cluster.stop(behind)
-    for raft in cluster.rafts.values():
-        raft._wal._retained_bytes, raft._wal._segment_bytes = 1_000_000, 500_000
     blob = b"x" * 10_000
     for _ in range(8):
         await asyncio.gather(*(cluster.rafts[leader].propose(blob, 5.0) for _ in range(100)))

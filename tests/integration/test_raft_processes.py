@@ -21,9 +21,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Member:
     """A process that is told what to do by lines."""
 
-    def __init__(self, node, directory, sock, peers, **settings):
+    def __init__(self, node, directory, sock, peers, **options):
         self.node, self.sock = node, sock
-        self.options = {"node": node, "directory": str(directory), "peers": peers, "settings": settings}
+        self.options = {"node": node, "directory": str(directory), "peers": peers, **options}
         self.options["fd"] = sock.fileno()
         self.numbers = itertools.count()
         self.process = None
