@@ -126,6 +126,8 @@ class Connection(RequestHandler):
 def _error_of(status: int, exc: BaseException | None, message: str | None) -> RegistryError:
     if isinstance(exc, LineTooLong):
         return HeadersTooLarge("the request line or a header is too long")
+    if message is not None and message.startswith("Too many headers"):  # aiohttp has no class of its own for it
+        return HeadersTooLarge(f"a request must have at most {limits.HTTP_HEADERS_MAX} headers")
     if 400 <= status < 500:
         first = (message or "the request is malformed").strip().splitlines()[0]
         return BadRequest(f"not an HTTP request that is accepted here: {first[:200]}")
