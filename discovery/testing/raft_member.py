@@ -23,6 +23,7 @@ from discovery import limits
 from discovery.command import Meta
 from discovery.errors import CorruptData, RegistryError
 from discovery.raft import Raft, RaftConfig
+from discovery.raft.disk import RealDisk
 from discovery.raft.types import Role, Settings
 
 _LINE_BYTES_MAX: Final = 1 << 24
@@ -198,6 +199,8 @@ async def _main(options: dict[str, Any]) -> None:
         settings=msgspec.convert(options.get("settings", {}), Settings),
         **options.get("log", {}),
     )
+    if options.get("lying_disk"):  # a disk whose sync does nothing: a test must notice
+        RealDisk.sync = RealDisk.sync_dir = lambda *_: None  # type: ignore[assignment, method-assign]
     raft = Raft(config, machine)
     await raft.start([socket.socket(fileno=options["fd"])])
     _say({"started": options["node"]})

@@ -7,8 +7,10 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -172,6 +174,75 @@ async def test_a_leader_that_was_stopped_for_a_while_acknowledges_nothing_depose
         await member.kill()
         await member.start()
     assert_all_there(members, keys(await items_of(await leader_of(members.values()))))
+
+
+@pytest.mark.parametrize("lying_disk", [False, True], ids=["synced", "never synced"])
+async def test_a_loss_of_power_on_all_hosts_takes_nothing_that_was_synced(
+    tmp_path, lying_disk, require_root, require_tool
+):
+    require_root()
+    require_tool("mkfs.ext4", "e2fsprogs")
+    with contextlib.ExitStack() as mounts:
+        ram = mounts.enter_context(mounted(tmp_path / "ram", "-t", "tmpfs", "-o", "size=256m", "tmpfs"))
+        image, copy = ram / "image", ram / "copy"
+        with image.open("wb") as file:
+            file.truncate(100 * 2**20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        disk = mounts.enter_context(mounted(tmp_path / "before", "-o", "loop,commit=600", image))
+        acked = await acknowledged_until_the_power_fails(disk, lambda: shutil.copyfile(image, copy), lying_disk)
+        after = mounts.enter_context(mounted(tmp_path / "after", "-o", "loop", copy))
+        present = []
+        with contextlib.suppress(TimeoutError, OSError) if lying_disk else contextlib.nullcontext():
+            present = await items_after(after)  # without a sync there may be no log at all, and no member starts
+    lost = len(set(acked) - set(present))
+    print(f"\n{len(acked)} acknowledged before the power failed, {lost} lost")
+    assert acked
+    assert (lost > 0) == lying_disk
+
+
+@contextlib.contextmanager
+def mounted(point, *options):
+    point.mkdir()
+    subprocess.run(["mount", *options, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=True)
+
+
+@contextlib.asynccontextmanager
+async def running(directory, **options):
+    with contextlib.ExitStack() as closing:
+        sockets = {node: closing.enter_context(socket.create_server(("127.0.0.1", 0))) for node in IDS}
+        peers = {node: f"127.0.0.1:{sock.getsockname()[1]}" for node, sock in sockets.items()}
+        made = [Member(node, directory / node, sockets[node], peers, **options) for node in IDS]
+        for member in made:
+            await member.start()
+        try:
+            yield made
+        finally:
+            for member in made:
+                with contextlib.suppress(ProcessLookupError):
+                    await member.kill()
+
+
+async def acknowledged_until_the_power_fails(disk, fail, lying_disk):
+    async with running(disk, lying_disk=lying_disk) as members:
+        await leader_of(members)
+        for member in members:
+            member.tell("load", prefix=member.node, callers=8, size=100)
+        await until(lambda: all(len(member.acked) > 300 for member in members))
+        for member in members:
+            member.process.send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(fail)
+        for member in members:
+            await member.kill()
+        return [item for member in members for item in member.acked]
+
+
+async def items_after(disk):
+    async with running(disk) as members:
+        return keys(await items_of(await leader_of(members)))
 
 
 async def test_hostile_bytes_close_the_connection_and_cost_nothing(members):
