@@ -6,10 +6,9 @@ import asyncio
 
 import pytest
 
-from discovery import limits
+from discovery import heartbeats, limits
 from discovery.command import Deregister, Grant
 from discovery.errors import NotApplied, Overloaded
-from discovery.heartbeats import BATCH_S
 
 
 def beat(id: str, holder: int = 0) -> tuple[str, str, str, int]:
@@ -137,7 +136,10 @@ async def test_a_member_that_does_not_lead_refuses_a_batch(cluster, register, fo
         await first.registry.heartbeat([beat("a")])
 
 
-async def test_a_follower_hands_its_batch_over_before_it_answers_a_round(cluster, register, followers, leader):
+async def test_a_follower_hands_its_batch_over_before_it_answers_a_round(
+    cluster, register, followers, leader, monkeypatch
+):
+    monkeypatch.setattr(heartbeats, "BATCH_S", 60.0)
     nodes = await cluster(3)
     await nodes[0].registry.write(register("a", 10_000, lease=7))
     chief, (one, two) = leader(nodes), followers(nodes)
@@ -146,9 +148,7 @@ async def test_a_follower_hands_its_batch_over_before_it_answers_a_round(cluster
     waiting = [asyncio.ensure_future(follower.registry.heartbeat([beat("a")])) for follower in (one, two)]
     await asyncio.sleep(0)
     assert chief.registry.lead.lessor.remaining_ms(7, chief.registry.lead.now()) < 9_900
-    begin = asyncio.get_running_loop().time()
     await chief.raft.confirm()
-    assert asyncio.get_running_loop().time() - begin < BATCH_S, "the round was faster than the timer of the batch"
     assert chief.registry.lead.lessor.remaining_ms(7, chief.registry.lead.now()) > 9_900
     await asyncio.gather(*waiting)
 
