@@ -69,6 +69,21 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def open_standard_files() -> None:
+    """Put ``/dev/null`` where stdin, stdout or stderr was closed.
+
+    Otherwise the next socket gets that number, and loses it again to the redirections of a child's start.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+
+
 def raise_file_limit() -> int:
     """Lift the soft limit on open files to what 8,192 HTTP connections need, as far as the hard one allows.
 

@@ -49,6 +49,7 @@ def serve(config: Config) -> int:
     Returns:
         The exit code: 0 after SIGTERM or SIGINT, 1 when the node cannot go on, 2 for a configuration error.
     """
+    process.open_standard_files()
     log.setup(config.log.format, config.log.level, process="supervisor")
     try:
         process.check_platform()
@@ -180,7 +181,8 @@ class Supervisor:
         return self._exit_code
 
     def _children(self) -> Sequence[Child]:
-        return (self._node, *self._workers)
+        """All, in the order of their start: the node counts the workers of its first list as being on the port."""
+        return (*self._workers, self._node)
 
     def _finished(self) -> bool:
         return self._phase == "stopping" and not any(child.popen for child in self._children())

@@ -223,6 +223,19 @@ def test_a_hangup_is_survived(start: Start) -> None:
     assert supervised.process.poll() is None
 
 
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&-", "2>&-"])
+def test_closed_standard_streams_are_no_trouble(closed: str, tmp_path: Path) -> None:
+    environment = os.environ | {"MODE": "ready", "NOTES": str(tmp_path / "notes"), "PYTHONPATH": str(STAND_INS)}
+    line = f"exec {sys.executable} -P {STAND_INS / 'supervise.py'} 127.0.0.1:0 {closed}"
+    with subprocess.Popen(["sh", "-c", line], env=environment | {"RUNTIME_DIRECTORY": str(tmp_path)}) as supervised:
+        try:
+            eventually(lambda: "node workers 0 1" in (tmp_path / "notes").read_text(), 15)
+        finally:
+            supervised.terminate()
+    assert supervised.returncode == 0
+    assert (tmp_path / "notes").read_text().count("node starts") == 1
+
+
 def test_a_port_in_use_is_exit_2_and_names_the_option(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as foreign:
         port = foreign.getsockname()[1]
