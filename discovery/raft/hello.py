@@ -15,6 +15,7 @@ lets only loopback peers in. The frames that follow are not protected against so
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import hmac
 from collections.abc import Container
@@ -93,7 +94,7 @@ def decode_announced(data: bytes) -> Announced:
         raise Refused(f"sent an announcement that is none: {error}") from error
 
 
-class Handshake:
+class Handshake(abc.ABC):
     """What both sides share. After an exchange :attr:`peer` says who the other is, :attr:`done` that both agree."""
 
     def __init__(self, node: str, announced: Announced, secret: bytes | None, nonce: bytes) -> None:
@@ -118,8 +119,9 @@ class Handshake:
             raise Refused(f"sent something that is no handshake: {error}") from error
         return self._next(frame)
 
+    @abc.abstractmethod
     def _next(self, frame: _Frame) -> bytes | None:
-        raise NotImplementedError
+        """Take a frame of this side's turn."""
 
     def _proof(self, role: str, dialer: str, listener: str, announced: bytes) -> bytes:
         if self._secret is None:
