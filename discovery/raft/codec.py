@@ -1,7 +1,7 @@
 """Messages between peers: one strict msgpack schema a kind, and the length-prefixed frames they travel in. Pure.
 
-Every message that speaks for a node's Raft state carries the sender's ``term`` (hazards 10 and 16): a receiver drops what
-belongs to an older term and adopts a newer one. Nothing here can execute anything: plain data, decoded by schema.
+Every message that speaks for a node's Raft state carries the sender's ``term`` (hazards 10 and 16): a receiver drops
+what belongs to an older term and adopts a newer one. Nothing here can execute anything: plain data, decoded by schema.
 
 A frame is ``u32 big endian length | msgpack``. Handshake frames belong to the transport and travel before these.
 """
@@ -114,7 +114,6 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk"):
         index, last_term: the last log entry that the snapshot holds.
         offset, size: where ``data`` belongs, and the size of the whole file.
         digest: SHA-256 of the whole file.
-        round: as in :class:`AppendEntries` (hazard 25: rounds go on during an install).
     """
 
     term: Number
@@ -124,21 +123,19 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk"):
     size: Number
     digest: bytes
     data: bytes
-    round: Number = 0
 
 
 class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, tag="chunked"):
-    """Answer to :class:`SnapshotChunk`: continue at ``offset``; ``done``: all up to ``index`` is applied and durable."""
+    """Answer to :class:`SnapshotChunk`: go on at ``offset``; ``done``: all up to ``index`` is applied and durable."""
 
     term: Number
     index: Number
     offset: Number
     done: bool
-    round: Number = 0
 
 
 class ReadIndex(msgspec.Struct, frozen=True, array_like=True, tag="read"):
-    """Follower to leader: which index must I have applied to serve a read that began now?"""
+    """Follower to leader: tell the index that must be applied to serve a read that began now."""
 
     term: Number
     token: Number

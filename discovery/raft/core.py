@@ -1,9 +1,9 @@
 """PySyncObj's Raft with its holes closed: a subclass without I/O, driven by :mod:`.engine`.
 
 Kept from the base class: election, the commit rule, the leader's fallback, the order of a tick. Replaced, each with the
-hazard it answers (numbers as in ``tests/unit/raft/test_hazards*.py``): the hard state lives in the log (1-3, :mod:`.state`), one
-vote a node (11), terms on every message and adoption of higher ones (10, 16), the follower's append handler by the
-Raft paper (9, 12, 21), the leader's book-keeping (18), apply (13), never a dump (8, 19).
+hazard it answers (numbers as in ``tests/unit/raft/test_hazards*.py``): the hard state lives in the log (1-3,
+:mod:`.state`), one vote a node (11), terms on every message and adoption of higher ones (10, 16), the follower's
+append handler by the Raft paper (9, 12, 21), the leader's book-keeping (18), apply (13), never a dump (8, 19).
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ class Core(State):
         """The receiver's rules of AppendEntries (Raft figure 2), as written there and not as in the base class.
 
         Nothing committed and nothing that matches is ever cut: a late or repeated message must not shorten the log
-        (hazard 9). A proven mismatch is cut at once, so that each question shortens the wrong tail and "go to the mismatch" and
-        "go to my end" cannot chase each other (hazard 12). What is acknowledged or committed was verified against *this* leader (21).
+        (hazard 9). A proven mismatch is cut at once, so that each question shortens the wrong tail and "go to the
+        mismatch" and "go to my end" cannot chase each other (hazard 12). What is acknowledged or committed was
+        verified against *this* leader (21).
         """
         if message.term < self.term:
             self.answer(peer, message.round, self.commit + 1, success=False)

@@ -1,8 +1,8 @@
-"""A follower's side of a snapshot transfer: collect the raw file, have it made durable, then take its place in log and state.
+"""A follower's side of a snapshot transfer: collect the raw file, make it durable, give it its place in log and state.
 
-Order of safety: the file is synced and renamed by the job; then state and log move in one pass, and the acknowledgement leaves
-after that pass's sync. A crash in between is healed at start (:func:`reconcile`): the snapshot wins over a log that
-does not hold its last entry.
+Order of safety: the file is synced and renamed by the job; then state and log move in one pass, and the
+acknowledgement leaves after that pass's sync. A crash in between is healed at start (:func:`reconcile`): the snapshot
+wins over a log that does not hold its last entry.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Incoming:
     def on_chunk(self, peer: str, message: SnapshotChunk) -> None:
         """Take the chunk if it continues what is here; the answer says where to continue.
 
-        A snapshot at or below what is applied here is refused: it would travel back (hazard 18). "Done" is the true answer
-        to it, because everything up to its index is applied, hence committed, here.
+        A snapshot at or below what is applied here is refused: it would travel back (hazard 18). "Done" is the true
+        answer to it, because everything up to its index is applied, hence committed, here.
         """
         if message.index <= self._core.applied:
             self._answer(peer, message.index, message.size, done=True)
@@ -76,13 +76,13 @@ class Incoming:
         self._core.outbox.late.append((peer, SnapshotAck(self._core.term, index, offset, done)))
 
     def finished(self, job: InstallSnapshot, result: Any) -> bool:
-        """The job ended; whether its state is to be installed. A damaged transfer begins anew when the leader asks again."""
+        """The job ended; whether its state is to be installed. After damage the leader's next question begins anew."""
         self._installing = None
         self._receiver, self._identity, self._offset = None, None, 0
         return not isinstance(result, Exception) and job.index > self._core.applied
 
     def place(self, index: int, term: int) -> None:
-        """Make (index, term) the applied prefix. A log that holds that very entry keeps what follows it (hazards 18, 19)."""
+        """Make (index, term) the applied prefix; a log that holds that entry keeps what follows it (hazards 18, 19)."""
         core = self._core
         if not holds(core.wal, index, term):
             core.restart_at(index, term)
@@ -126,6 +126,6 @@ def reconcile(wal: Log, snapshot: SnapshotFile | None) -> None:
 
 
 _WAY_OUT = (
-    "Way out: put back the missing file, or empty the data directory, remove this node from the cluster and add it again "
-    "(the other nodes send it everything)."
+    "Way out: put back the missing file, or empty the data directory, remove this node from the cluster and add "
+    "it again (the other nodes send it everything)."
 )

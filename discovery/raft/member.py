@@ -1,4 +1,4 @@
-"""A member's reactions: what each message, connection, job and turn of leadership does. The pass is in :mod:`.engine`."""
+"""A member's reactions to messages, connections, jobs and turns of leadership. The pass is in :mod:`.engine`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Member:
         self._log_clock = packing.LogClock(max(previous_ms, self._machine.time_ms), self._log_moved_at)
 
     def _on_deposed(self) -> None:
-        """Nothing of an ended leadership survives it: what was taken is refused, what was decided is dropped (hazard 17)."""
+        """Nothing survives its leadership: what was taken is refused, what was decided is dropped (hazard 17)."""
         self._transfer = None
         for waiter in self._rounds.abort():
             self._refuse(waiter)

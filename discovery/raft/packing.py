@@ -1,6 +1,7 @@
 """A log entry's bytes: many callers' commands in one, stamped with the log time. Pure.
 
-``0x00 | log time, u64 ms | msgpack [[wire id, command], …]``; a no-op is the single byte ``0x01`` (PySyncObj's command types).
+``0x00 | log time, u64 ms | msgpack [[wire id, command], …]``; a no-op is the single byte ``0x01`` (PySyncObj's
+command types).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _HOLD_S = 0.05
 
 
 class PreVoting:
-    """One node's attempts. Attempts are numbered; any append, and any change of term, makes the present one void (hazard 16)."""
+    """One node's numbered attempts; any append, and any change of term, makes the present one void (hazard 16)."""
 
     def __init__(self, core: Core, settings: Settings) -> None:
         self._core = core

@@ -212,8 +212,8 @@ class Accepted:
     def offer(self, peer: str, items: Iterable[Item]) -> list[bytes]:
         """Take what is new; returns the wire ids refused for want of room.
 
-        A process sends its wire ids in rising order, again in that order after a reconnect: what is not above the highest one
-        taken in this leadership is here already.
+        A process sends its wire ids in rising order, again in that order after a reconnect: what is not above the
+        highest one taken in this leadership is here already.
         """
         refused = []
         seen = self._seen

@@ -1,8 +1,8 @@
 """The leader's sending: entries in a bounded window, heartbeats, and snapshots to those whose next entry is gone.
 
 Replaces PySyncObj's ``__sendAppendEntries``, which sends a whole backlog at once, repeats what is on its way at each
-acknowledgement and pickles long entries. A stream loses nothing unless it ends (see ``EngineAPI.connected``): so what was sent is sent
-again only after a reset or a new connection.
+acknowledgement and pickles long entries. A stream loses nothing unless it ends (see ``EngineAPI.connected``): so what
+was sent is sent again only after a reset or a new connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _PATIENCE_S = 10.0
 class Transfer:
     """A snapshot on its way to one follower.
 
-    ``acked``: bytes the follower has; ``offset``: bytes sent. After each new connection one chunk asks where to continue.
+    ``acked``: bytes the follower has; ``offset``: bytes sent. After each new connection one chunk asks where to
+    continue.
     """
 
     def __init__(self, file: SnapshotFile) -> None:

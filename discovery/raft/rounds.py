@@ -1,7 +1,7 @@
 """Confirmed leadership: rounds at the leader (DESIGN guarantee 5), and reads that rest on them at any node.
 
-A round numbered n is answered by a follower's acknowledgement that echoes n in the same term. A majority of answers meets
-every majority of votes: so nobody else was elected, in any later term, before the round began. No clock is
+A round numbered n is answered by a follower's acknowledgement that echoes n in the same term. A majority of answers
+meets every majority of votes: so nobody else was elected, in any later term, before the round began. No clock is
 believed. One round is in flight, the next begins when it ends, and each serves all that came before it began.
 """
 

@@ -1,7 +1,8 @@
 """The places where PySyncObj is opened: its source is pinned by hash, its clock, randomness and pickle are replaced.
 
-The base class looks its module globals ``monotonicTime``, ``random`` and ``pickle`` up at each call, so they can be replaced
-from outside. Time is frozen for one pass of one engine: all its decisions see one instant, and a simulation decides which.
+The base class looks its module globals ``monotonicTime``, ``random`` and ``pickle`` up at each call, so they can be
+replaced from outside. Time is frozen for one pass of one engine: all its decisions see one instant, and a simulation
+decides which.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class NoPoller(Poller):  # type: ignore[misc]
 
 
 class Outbox(Transport):  # type: ignore[misc]
-    """PySyncObj's transport: collects what the pass sends. ``early`` may leave before the sync, ``late`` only after it."""
+    """PySyncObj's transport: collects what a pass sends. ``early`` may leave before the sync, ``late`` only after."""
 
     def __init__(self) -> None:
         super().__init__(None, None, [])

@@ -1,7 +1,7 @@
 """A member's Raft state: PySyncObj's fields under plain names, with term, vote and log in our own log on the disk.
 
-``_SyncObj__name`` is how Python spells the base class's private ``__name``: overriding that attribute replaces it there too.
-A property on the subclass wins over the base class's assignments, so none of them can be forgotten.
+``_SyncObj__name`` is how Python spells the base class's private ``__name``: overriding that attribute replaces it
+there too. A property on the subclass wins over the base class's assignments, so none of them can be forgotten.
 """
 
 from __future__ import annotations
@@ -248,7 +248,8 @@ class State(SyncObj):  # type: ignore[misc]
         """Remove entries from ``index`` on: only what is proven to differ from the leader's log comes here.
 
         Raises:
-            CorruptData: something committed would be cut; no protocol step leads there, so this node's data or another's is
+            CorruptData: something committed would be cut; no protocol step leads there, so this node's data or
+            another's is
                 damaged, and going on would lose acknowledged writes.
         """
         if index <= self.commit:

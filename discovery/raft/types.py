@@ -1,7 +1,7 @@
 """What the rooms of Raft agree on: protocols of the seams, and the structs that cross them.
 
-The engine (:mod:`.engine`) is sans-I/O: events go in, :class:`Output` comes out. Its driver (asyncio, or the simulator in
-virtual time) does this, and nothing else, in a loop::
+The engine (:mod:`.engine`) is sans-I/O: events go in, :class:`Output` comes out. Its driver (asyncio, or the
+simulator in virtual time) does this, and nothing else, in a loop::
 
     output = engine.step()                      # the pass of one wake-up
     send(output.early)                          # append_entries, forwarded proposals: their term is already durable
@@ -13,8 +13,9 @@ virtual time) does this, and nothing else, in a loop::
     answer(output.resolved, output.confirmed, output.readable)
     wait for an event or until engine.next_deadline()
 
-Events (:meth:`EngineAPI.receive`, ``connected``, ``disconnected``, ``propose``, ``confirm``, ``read_index``, ``job_done``) only queue and
-may come at any time, also during the sync; after each, step again. If writing raises, end the process at once.
+Events (:meth:`EngineAPI.receive`, ``connected``, ``disconnected``, ``propose``, ``confirm``, ``read_index``,
+``job_done``) only queue and may come at any time, also during the sync; after each, step again. If writing raises,
+end the process at once.
 """
 
 from __future__ import annotations
@@ -64,28 +65,49 @@ class Log(Protocol):
     term: int
     voted_for: str | None
 
-    def add(self, command: bytes, idx: int, term: int) -> None: ...
-    def clear(self) -> None: ...
-    def deleteEntriesFrom(self, entryFrom: int) -> None: ...
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Append one entry."""
+
+    def clear(self) -> None:
+        """Forget all entries."""
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:
+        """Cut from a *position* on."""
+
     def __getitem__(self, item: Any) -> Any: ...
     def __len__(self) -> int: ...
-    def getRaftCommitIndex(self) -> int: ...
-    def setRaftCommitIndex(self, raftCommitIndex: int) -> None: ...
-    def take(self) -> bytes | None: ...
-    def compact(self, index: int) -> None: ...
+    def getRaftCommitIndex(self) -> int:
+        """The commit hint."""
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
+        """Note the commit index; written only with something else."""
+
+    def take(self) -> bytes | None:
+        """What has gathered, as one batch."""
+
+    def compact(self, index: int) -> None:
+        """Give up what a durable snapshot at ``index`` holds, but not entry ``index`` itself."""
+
     @property
-    def bytes_retained(self) -> int: ...
+    def bytes_retained(self) -> int:
+        """Bytes on the disk."""
+
     @property
-    def bytes_written(self) -> int: ...
+    def bytes_written(self) -> int:
+        """Bytes written since the start; only grows."""
 
 
 class SnapshotFile(Protocol):
     """A finished snapshot. It stays readable while held, also after a newer one replaced it (or raises OSError)."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """Last log index it holds."""
+
     @property
-    def term(self) -> int: ...
+    def term(self) -> int:
+        """The term of that entry."""
+
     @property
     def size(self) -> int:
         """Bytes of the raw file."""
@@ -104,21 +126,27 @@ class SnapshotFile(Protocol):
 class SnapshotWriter(Protocol):
     """A snapshot being written here."""
 
-    def append(self, chunk: bytes) -> None: ...
+    def append(self, chunk: bytes) -> None:
+        """Add a chunk."""
+
     def commit_sync(self) -> SnapshotFile:
         """fsync, rename, fsync the directory, remove older ones (blocking)."""
 
-    def discard(self) -> None: ...
+    def discard(self) -> None:
+        """Forget what was written."""
 
 
 class SnapshotReceiver(Protocol):
     """A snapshot file arriving from the leader, raw."""
 
-    def append(self, data: bytes) -> None: ...
+    def append(self, data: bytes) -> None:
+        """Add the bytes that follow."""
+
     def commit_sync(self) -> SnapshotFile:
         """Verify size, SHA-256 and checksums, then as :meth:`SnapshotWriter.commit_sync`; raises CorruptData."""
 
-    def discard(self) -> None: ...
+    def discard(self) -> None:
+        """Forget what was written."""
 
 
 class SnapshotStore(Protocol):
@@ -127,8 +155,11 @@ class SnapshotStore(Protocol):
     def latest(self) -> SnapshotFile | None:
         """The newest finished one; raises CorruptData when it cannot be read (hazard 8: that stops the node)."""
 
-    def writer(self, index: int, term: int) -> SnapshotWriter: ...
-    def receiver(self, index: int, term: int, size: int, digest: bytes) -> SnapshotReceiver: ...
+    def writer(self, index: int, term: int) -> SnapshotWriter:
+        """Begin a snapshot of the state at ``index``."""
+
+    def receiver(self, index: int, term: int, size: int, digest: bytes) -> SnapshotReceiver:
+        """Begin to receive a file."""
 
 
 class SaveSnapshot(msgspec.Struct, frozen=True, eq=False):
@@ -273,14 +304,15 @@ class EngineAPI(Protocol):
     Constructor::
 
         Engine(*, node_id: str, peers: Sequence[str], wal: Log, snapshots: SnapshotStore, machine: Machine,
-               clock: Callable[[], float], wall_ms: Callable[[], int], random: random.Random, settings: Settings = Settings())
+               clock: Callable[[], float], wall_ms: Callable[[], int], random: random.Random,
+               settings: Settings = Settings())
 
-    ``peers`` are the *other* members; ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of; ``random`` must differ
-    from process to process (it also names this incarnation of the process). It loads the newest snapshot (blocking) and
-    raises CorruptData.
+    ``peers`` are the *other* members; ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of;
+    ``random`` must differ from process to process (it also names this incarnation of the process). It loads the
+    newest snapshot (blocking) and raises CorruptData.
 
-    ``before_round``: attribute, ``Callable[[], None] | None``; called inside ``step`` before a round is answered; what it hands to
-    the transport stands before the answer in the stream.
+    ``before_round``: attribute, ``Callable[[], None] | None``; called inside ``step`` before a round is answered;
+    what it hands to the transport stands before the answer in the stream.
     """
 
     before_round: Callable[[], None] | None
@@ -298,15 +330,18 @@ class EngineAPI(Protocol):
         """Replicate a command; the answer comes in ``Output.resolved`` under ``token``.
 
         Args:
+            token: given back with the answer.
+            command: at most COMMAND_BYTES_MAX bytes.
             deadline: on ``clock``; then OutcomeUnknown, or NotApplied if it surely was not.
-            term: given: decided by the leader of that term; dropped (NotApplied) by any change of role or term, never forwarded.
+            term: given: decided by the leader of that term; dropped (NotApplied) by any change of role or term, never
+                forwarded.
         """
 
     def confirm(self, token: Hashable) -> None:
         """Leader only: a round that begins after this call; answered in ``Output.confirmed``."""
 
     def read_index(self, token: Hashable, deadline: float) -> None:
-        """Any node: answered in ``Output.readable`` once local state holds all that was acknowledged before this call."""
+        """Any node: answered in ``Output.readable`` once local state holds all acknowledged before this call."""
 
     def transfer(self, peer: str) -> None:
         """Leader only: hand leadership to ``peer``; given up after ``transfer_s``."""
@@ -314,7 +349,8 @@ class EngineAPI(Protocol):
     def job_done(self, job: Job, result: Any) -> None:
         """A job of an output ended with this value (or CorruptData)."""
 
-    def step(self) -> Output: ...
+    def step(self) -> Output:
+        """One pass; raises CorruptData or RuntimeError: end the process."""
 
     def synced(self) -> None:
         """The batch of the last output is on the disk."""
@@ -322,4 +358,5 @@ class EngineAPI(Protocol):
     def next_deadline(self) -> float:
         """When to step next although nothing happened (on ``clock``; ``inf``: never)."""
 
-    def status(self) -> EngineStatus: ...
+    def status(self) -> EngineStatus:
+        """The Raft state of this node."""

@@ -1,4 +1,4 @@
-"""Engines on a table: every message lies in a queue until a test delivers, drops or doubles it. Time moves only by hand."""
+"""Engines on a table: messages lie in a queue until a test delivers or drops them. Time moves only by hand."""
 
 from __future__ import annotations
 

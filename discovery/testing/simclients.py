@@ -1,11 +1,13 @@
-"""Clients of a simulated cluster: writers, readers, and holders of leases that register, beat, fall silent and come back."""
+"""Clients of a simulated cluster: writers, readers, and holders of leases that register, beat and fall silent."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from discovery.command import Put, Register, Written, encode
 from discovery.model import Instance
+from discovery.testing.simwatch import Violation
 
 if TYPE_CHECKING:
     from discovery.store import Store
@@ -28,6 +30,10 @@ class Holder:
         self._lease: int | None = None
         self._failures = 0
         self.dead = False
+
+    def die(self) -> None:
+        """Beat no more."""
+        self.dead = True
 
     def begin(self) -> None:
         """Start, some time soon."""
@@ -99,7 +105,7 @@ class Clients:
         for number, holder in enumerate(self.holders):
             holder.begin()
             if number % 2:
-                self.world.at(self.world.between(self.world.now + 2, until), lambda h=holder: setattr(h, "dead", True))  # type: ignore[misc]
+                self.world.at(self.world.between(self.world.now + 2, until), holder.die)
 
     def pick(self) -> SimNode | None:
         """A node that takes requests (a paused one does: it answers later)."""
@@ -124,7 +130,7 @@ class Clients:
             name = f"w{self._writes}"
             size = self.world.random.choice((10, 10, 10, 600))
             command = encode(Put(name, bytes(size)))
-            node.registry.propose(command, lambda result, name=name: self.watch.answered(name, result))  # type: ignore[misc]
+            node.registry.propose(command, partial(self.watch.answered, name))
 
     def _read(self) -> None:
         if self.world.now > self._until:
@@ -140,6 +146,4 @@ class Clients:
         present = store.instances("default", "web")
         for holder in self.holders:
             if holder.dead == (holder.name in present):
-                from discovery.testing.simwatch import Violation
-
                 raise Violation(f"{holder.name} is {'dead but there' if holder.dead else 'alive but gone'}")

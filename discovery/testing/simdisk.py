@@ -1,8 +1,8 @@
 """A disk in memory that a crash treats as badly as a real one may (CONTAINERS section 8, hazard 23).
 
 What was not synced is lost or kept block by block, in any combination; names that were not synced by their directory
-are lost from some point on. Calls take effect for the running process at once; what they mean for the medium is queued until
-:meth:`SimDisk.settle`, so that a crash in the middle of a longer write can stop at any of its steps.
+are lost from some point on. Calls take effect for the running process at once; what they mean for the medium is
+queued until :meth:`SimDisk.settle`, so that a crash in the middle of a longer write can stop at any of its steps.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class SimDisk:
         """Remove the file."""
         self._file(name)
         del self._seen[name]
-        self._rename_later(lambda names: names.pop(name, None) and None)
+        self._rename_later(lambda names: _forget(names, name))
 
     def sync_dir(self) -> None:
         """Names are on the medium once this is settled."""
@@ -173,3 +173,7 @@ class SimDisk:
         for change in self._pending_names:
             change(self._durable_names)
         self._pending_names.clear()
+
+
+def _forget(names: dict[str, _File], name: str) -> None:
+    names.pop(name, None)

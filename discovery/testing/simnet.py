@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from discovery.raft import codec
@@ -66,9 +67,14 @@ class Host(Protocol):
     def knows(self, other: Host) -> bool:
         """Whether the handshake with the other succeeds (identity, DESIGN 3.11)."""
 
-    def on_connected(self, peer: str) -> None: ...
-    def on_disconnected(self, peer: str, hint: bool) -> None: ...
-    def on_message(self, peer: str, message: codec.Message) -> None: ...
+    def on_connected(self, peer: str) -> None:
+        """A stream begins."""
+
+    def on_disconnected(self, peer: str, hint: bool) -> None:
+        """A stream ended."""
+
+    def on_message(self, peer: str, message: codec.Message) -> None:
+        """A message arrived."""
 
 
 class Stream:
@@ -138,7 +144,7 @@ class Network:
         for name, peer in ((first, second), (second, first)):
             if name in told:
                 # What arrived before the end is delivered before it, what did not is lost.
-                self.world.after(self.world.between(0.0002, 0.002), lambda n=name, p=peer: self._ended(stream, n, p))  # type: ignore[misc]
+                self.world.after(self.world.between(0.0002, 0.002), partial(self._ended, stream, name, peer))
         self.world.after(0.0021, lambda: self._dial(first, second))
 
     def _ended(self, stream: Stream, name: str, peer: str) -> None:

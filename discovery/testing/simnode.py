@@ -114,9 +114,11 @@ class SimNode:
         return not self.members or self.members.get(other.name) == getattr(other, "incarnation", None)
 
     def on_connected(self, peer: str) -> None:
+        """A stream begins."""
         self._event(lambda: self.engine.connected(peer))
 
     def on_disconnected(self, peer: str, hint: bool) -> None:
+        """A stream ended."""
         self._event(lambda: self._lost(peer, hint))
 
     def _lost(self, peer: str, hint: bool) -> None:
@@ -124,6 +126,7 @@ class SimNode:
         self.engine.disconnected(peer, hint)
 
     def on_message(self, peer: str, message: Message) -> None:
+        """A message arrived."""
         if isinstance(message, AppRequest):
             self._event(lambda: self.registry.on_request(peer, message))
         elif isinstance(message, AppResponse):

@@ -1,4 +1,4 @@
-"""The registry's rules in virtual time: the real store and lease clocks, heartbeats and evictions as DESIGN 3.4 and 3.5 say.
+"""The registry's rules in virtual time: real store, real lease clocks, heartbeats and evictions as in DESIGN 3.4, 3.5.
 
 It is small on purpose: HTTP, feed and asyncio are left out, what may lose a living lease is not.
 """
@@ -6,6 +6,7 @@ It is small on purpose: HTTP, feed and asyncio are left out, what may lose a liv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -194,7 +195,7 @@ class SimRegistry:
             still = [lease for lease in known if self.lessor.version(lease) is not None]
             held = [lease for lease in still if lease in self.lessor.held]
             for lease in held:
-                self._waiting.setdefault(lease, []).append(lambda ok, held=lease: answer([held]) if ok else None)  # type: ignore[misc]
+                self._waiting.setdefault(lease, []).append(partial(_kept, lease, answer))
             answer([lease for lease in still if lease not in held])
 
         self.confirm(confirmed)
@@ -249,6 +250,12 @@ class SimRegistry:
         """A strong read that begins now."""
         self.node.engine.read_index(answer, self.node.world.now + within)
         self.node.wake()
+
+
+def _kept(lease: int, answer: Callable[[list[int] | None], None], renewed: bool) -> None:
+    """The eviction that this heartbeat waited for was skipped."""
+    if renewed:
+        answer([lease])
 
 
 def _tell(batch: list[tuple[int, Answer]], renewed: list[int] | None) -> None:

@@ -19,6 +19,8 @@ from discovery.testing.simnode import SimNode
 from discovery.testing.simwatch import Violation, Watch
 
 _LOOK_S = 0.25
+_ALONE = ("kill", "power", "pause", "slow_disk")
+"""Faults that need no second node."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -126,8 +128,9 @@ class Simulation:
             self.world.at(when, lambda: self._fault(end))
 
     def _fault(self, end: float) -> None:
-        names = [name for name, _ in self.plan.weights]
-        weights = [weight for _, weight in self.plan.weights]
+        possible = [(name, weight) for name, weight in self.plan.weights if self.plan.nodes > 1 or name in _ALONE]
+        names = [name for name, _ in possible]
+        weights = [weight for _, weight in possible]
         self._faults[self.world.random.choices(names, weights)[0]]()
         self._next_fault(end)
 

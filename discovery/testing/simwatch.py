@@ -1,9 +1,9 @@
 """What must hold in every simulated run, checked while it runs. A breach raises :class:`Violation`.
 
-The list, each a sentence of the guarantees: one leader a term; one content for each log index; no acknowledged write lost;
-no refused write applied; no write applied twice; a confirmation is true; a strong read sees every write acknowledged before
-it; no lease expires before its TTL has passed since its last acknowledged heartbeat was sent; a connected majority has a leader
-within five seconds.
+The list, each a sentence of the guarantees: one leader a term; one content for each log index; no acknowledged write
+lost; no refused write applied; no write applied twice; a confirmation is true; a strong read sees every write
+acknowledged before it; no lease expires before its TTL has passed since its last acknowledged heartbeat was sent; a
+connected majority has a leader within five seconds.
 """
 
 from __future__ import annotations
