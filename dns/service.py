@@ -32,6 +32,13 @@ def packed(address: str) -> bytes:
     return bytes(map(int, address.split(".")))
 
 
+def address_record(address: str) -> bytes:
+    """A or AAAA record data of an address literal in its canonical form, with its length in front."""
+    if ":" in address:
+        return b"\0\x10" + packed(address)
+    return b"\0\4" + bytes(map(int, address.split(".")))
+
+
 def srv(priority: int, weight: int, port: int, target: bytes) -> bytes:
     """SRV record data (RFC 2782); ``target`` is an uncompressed wire name."""
     return _SRV.pack(6 + len(target), priority, weight, port) + target
@@ -66,9 +73,15 @@ class Member:
 
     def __init__(self, spec: Instance) -> None:
         self.spec = spec
-        self.addresses = tuple([rdata(packed(address)) for address in spec.addresses])
+        self.addresses = tuple(map(address_record, spec.addresses))
         self.hosts = (name.hostname(spec).encode(), name.unique_label(spec.id))
         self.ports = tuple([(p.protocol.encode(), p.name.encode(), p.port) for p in spec.ports if p.name])
+
+    def points_as(self, other: Member) -> bool:
+        """Whether both have the same addresses, name and TTL, so that reverse look-ups find the same."""
+        return (
+            self.addresses == other.addresses and self.hosts == other.hosts and self.spec.dns_ttl == other.spec.dns_ttl
+        )
 
     def numbers(self, protocol: bytes | None, port: bytes | None) -> Iterator[int]:
         """Port numbers of the port so named, or of all named ports when both are ``None``."""
@@ -148,7 +161,7 @@ class ServiceView:
         self.settings = settings
         self.virtual = Addresses()
         for address in settings.virtual_ips if settings is not None and settings.type == "virtual" else ():
-            self.virtual.add(rdata(packed(address)), settings.dns_ttl if settings is not None else None)
+            self.virtual.add(address_record(address), settings.dns_ttl if settings is not None else None)
         return ([], []) if before == self._publishes_not_ready() else self._republish()
 
     def _publishes_not_ready(self) -> bool:

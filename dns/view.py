@@ -44,6 +44,7 @@ class View:
     Attributes:
         history, revision: of what is answered now; ``""`` and 0 before the first sync.
         bound: whether the worker is on its port, told to every node.
+        views: how many whole views were taken.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class View:
         self.history = ""
         self.revision = 0
         self.bound = False
+        self.views = 0
         self._loop = loop
         self._path = path
         self._index = index
@@ -72,6 +74,7 @@ class View:
         self._work: Iterator[None] | None = None
         self._building: tuple[str, int, Zone] | None = None
         self._out = bytearray()
+        self._owes_ack = False
         self._events = 0
 
     @property
@@ -122,9 +125,16 @@ class View:
                 if not self._advance(self._work, end):
                     break
                 self._work = None
+            self._acknowledge()
             self._flow()
         except feed.FeedError as error:
             self._disconnect(str(error))
+
+    def _acknowledge(self) -> None:
+        """Say once what all groups of this slice came to: the node waits for revisions, not for messages."""
+        if self._owes_ack:
+            self._owes_ack = False
+            self._tell(feed.Ack(self.revision))
 
     def _advance(self, work: Iterator[None], end: float) -> bool:
         """Take steps until the work is done (true) or the time is up."""
@@ -250,14 +260,15 @@ class View:
         self.history, self.revision, self._zone = self._building
         self._building = None
         self._responder.install(self._zone)
+        self.views += 1
         log.info("synced", extra={"history": self.history, "revision": self.revision})
-        self._tell(feed.Ack(self.revision))
+        self._owes_ack = True
 
     def _resume(self, frame: feed.Resume) -> None:
         if self._zone is None or (frame.history, frame.revision) != (self.history, self.revision):
             raise feed.FeedError("resumed from another state than ours")
         self._building = None  # a view that was under way is not needed any more
-        self._tell(feed.Ack(self.revision))
+        self._owes_ack = True
 
     def _changes(self, frame: feed.Changes) -> Iterator[None]:
         zone = self._zone
@@ -271,7 +282,7 @@ class View:
             self.revision = frame.revision
         if self._leader:
             self._fresh_at = self._clock()
-        self._tell(feed.Ack(self.revision))
+        self._owes_ack = True
 
     def _state(self, frame: feed.State) -> None:
         self._leader = frame.leader

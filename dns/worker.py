@@ -65,10 +65,12 @@ class Worker:
         self._catch_signals()
         if self.options.join == "now":
             self._join()
-        gc.collect()
-        gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, 50, 100)
+        frozen = -1
         while not self._stopping and os.getppid() == self._parent:
+            if frozen != self.view.views:  # at the start, and after each whole view: no collection walks it again
+                frozen = self.view.views
+                gc.freeze()
             self._turn()
         self._leave()
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from discovery.dns import codes, name, reverse
 from discovery.dns.name import Labels
 from discovery.dns.reverse import AddressSet, Pointers, Prefix
-from discovery.dns.service import Addresses, Member, ServiceView, packed, rdata
+from discovery.dns.service import Addresses, Member, ServiceView, address_record, packed, rdata
 from discovery.dns.settings import Settings
 from discovery.model import Instance, Service
 
@@ -45,7 +45,7 @@ class Origin:
         self._soa_names = self.ns + name.wire((b"hostmaster", *self.labels))
         self.ns_addresses = Addresses()
         for address in settings.ns_addresses:
-            self.ns_addresses.add(rdata(packed(address)), None)
+            self.ns_addresses.add(address_record(address), None)
         self.reverse_zones = reverse.zones(settings.reverse_zones)
         self._reverse_lengths = sorted({len(labels) for labels in self.reverse_zones}, reverse=True)
         apexes = (self.labels, *self.reverse_zones)
@@ -119,8 +119,9 @@ class Zone:
         """An instance was registered or changed."""
         view = self._view(spec.namespace, spec.service)
         old, new = view.put(spec)
-        self._unpoint(old)
-        self._point(new)
+        if old is None or new is None or not old.points_as(new):
+            self._unpoint(old)
+            self._point(new)
         self._settle(view)
 
     def drop_instance(self, namespace: str, service: str, instance_id: str) -> None:
