@@ -13,7 +13,7 @@ import msgspec
 from discovery.errors import InvalidInput
 from discovery.raft.codec import Item
 
-REGULAR: Final = 0
+REGULAR: Final = b"\x00"
 NO_OP: Final = b"\x01"
 ITEM_BYTES: Final = 32
 """An upper bound of what framing adds to one command."""
@@ -25,7 +25,7 @@ _decoder: Final = msgspec.msgpack.Decoder(list[Item])
 
 def pack(time_ms: int, items: list[Item]) -> bytes:
     """The bytes of one entry."""
-    return b"\x00" + time_ms.to_bytes(8, "big") + _encoder.encode(items)
+    return REGULAR + time_ms.to_bytes(8, "big") + _encoder.encode(items)
 
 
 def unpack(command: bytes) -> tuple[int, list[Item]]:
@@ -34,7 +34,7 @@ def unpack(command: bytes) -> tuple[int, list[Item]]:
     Raises:
         InvalidInput: the bytes are no entry (the same bytes fail on every node alike).
     """
-    if command[0] != REGULAR:
+    if not command.startswith(REGULAR):
         return 0, []
     try:
         return time_of(command), _decoder.decode(memoryview(command)[_HEAD_BYTES:])
