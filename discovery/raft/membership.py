@@ -9,8 +9,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import msgspec
+
+from discovery.errors import ConfigError
 from discovery.raft.founding import Announced, adopt, found, judge
-from discovery.raft.hello import Refused, decode_announced
+from discovery.raft.hello import Refused, decode_announced, encode_announced
 from discovery.raft.identity import DataDirectory, Identity
 
 _log: Final = logging.getLogger(__name__)
@@ -68,6 +71,20 @@ class Membership:
             self._http,
             self._version,
         )
+
+    def check_size(self) -> None:
+        """Refuse ids and addresses that would not fit into a handshake, before and after the founding.
+
+        Raises:
+            ConfigError: names what is too long.
+        """
+        members = tuple((peer, self.identity.incarnation, place) for peer, place in sorted(self.configured.items()))
+        told = self.announcement()
+        for announced in (told, msgspec.structs.replace(told, members=members)):
+            try:
+                encode_announced(announced)
+            except ValueError as error:
+                raise ConfigError(f"--peer, --raft-advertise, --http-advertise: {error}") from error
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """Where to dial each peer: the founded list holds; a configured address that differs is tried after it."""

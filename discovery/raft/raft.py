@@ -101,6 +101,7 @@ class Raft:
         self._snapshots = SnapshotStore(self._disk)
         configured = {**config.peers, config.node: config.raft}
         self._members = Membership(self._directory, identity, configured, http=config.http, version=config.version)
+        self._members.check_size()
         self._members.warn_of_difference()
         self._transport = Transport(
             config.node, self, self._members.announcement, self._members.addresses(), config.secret

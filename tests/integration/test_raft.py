@@ -317,6 +317,12 @@ async def test_members_with_different_secrets_never_meet(cluster):
     assert cluster.rafts["n1"].waiting() == "peers n2, n3, to found the cluster"
 
 
+def test_addresses_that_do_not_fit_into_a_handshake_are_refused_at_start(tmp_path):
+    peers = {f"n{number}": "h" * 500 + ":8300" for number in range(9)}
+    with pytest.raises(ConfigError, match="--peer, .*too many for a handshake"):
+        Raft(RaftConfig("n1", ZONE, tmp_path, peers, "10.0.0.1:8300"), Items())
+
+
 def test_a_short_secret_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="fewer than 16 bytes"):
         Raft(RaftConfig("n1", ZONE, tmp_path, {}, "10.0.0.1:8300", secret=b"short"), Items())
