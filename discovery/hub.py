@@ -183,6 +183,8 @@ class Hub:
             index = named.get(pid, -1) if link is None else link.worker
             if link is None:
                 found.append(f"DNS worker {index} (pid {pid}) is not connected")
+            elif link.acked < 0:
+                found.append(f"DNS worker {index} (pid {pid}) has no view yet")
             elif link.acked < self._fed:
                 found.append(f"DNS worker {index} (pid {pid}) serves revision {link.acked} of {self._fed}")
         missing = len(named) - len(self._on_port)

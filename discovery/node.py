@@ -115,11 +115,9 @@ class Node:
         )
 
     async def _until_ready(self) -> None:
-        """Tell the supervisor what is missing, until nothing is."""
+        """Tell the supervisor what is missing, until nothing is; without a leader everything else only follows."""
         while missing := self._registry.readiness():
-            waiting = self._raft.waiting()
-            details = [problem.detail for problem in missing if not (waiting and problem.name == "leader")]
-            self._control.waiting("; ".join([waiting, *details] if waiting else details))
+            self._control.waiting(self._raft.waiting() or "; ".join(problem.detail for problem in missing))
             await asyncio.sleep(READY_POLL_S)
         self._control.ready()
 

@@ -28,6 +28,7 @@ KERNEL_MIN: Final = (5, 4)
 PYTHON_MIN: Final = (3, 11)
 OPEN_FILES_WANTED: Final = 65_536
 DIRECTORY_PREFIX: Final = "discovery-feed-"
+BASE_BYTES_MAX: Final = 107 - len("/discovery-feed-xxxxxxxx/feed")
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -112,11 +113,13 @@ class PrivateDirectory:
     """A directory of mode 0700 for a Unix socket, removed at the end, or by the next start after a kill -9.
 
     The owner holds a lock on it for life; a directory of the same user that nobody locks is a leftover.
-    Its path must stay short: a Unix socket's has room for 107 bytes (unix(7)), which a data directory may exceed.
+    Its path must stay short: a Unix socket's has room for 107 bytes (unix(7)), which a data directory, or the folder of
+    temporary files, may exceed.
     """
 
     def __init__(self, base: str | None = None) -> None:
         base = base or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or tempfile.gettempdir()
+        base = base if len(os.fsencode(base)) <= BASE_BYTES_MAX else "/tmp"  # noqa: S108 -- mkdtemp in it is safe
         _remove_leftovers(Path(base))
         self.path = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=base))
         self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

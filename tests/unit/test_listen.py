@@ -88,8 +88,8 @@ def test_a_foreign_daemon_that_shares_the_udp_port_is_found(held: Any) -> None:
 
 
 def test_an_address_of_another_host_is_refused() -> None:
-    assert refusal(dns=("192.0.2.1:8600",)) == (
-        "--dns (key dns.listen): 192.0.2.1:8600: no interface of this host has that address"
+    assert refusal(dns=("203.0.113.254:8600",)) == (
+        "--dns (key dns.listen): 203.0.113.254:8600: no interface of this host has that address"
     )
 
 

@@ -66,6 +66,14 @@ def test_the_private_directory_is_private_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_path_of_a_socket_in_it_is_never_too_long(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    directory = process.PrivateDirectory(str(deep))
+    assert len(os.fsencode(directory.path / "feed")) <= 107
+    directory.remove()
+
+
 def test_a_leftover_is_removed_and_the_directory_of_a_living_node_is_not(tmp_path: Path) -> None:
     leftover = tmp_path / f"{process.DIRECTORY_PREFIX}leftover"
     leftover.mkdir()
