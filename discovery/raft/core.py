@@ -75,7 +75,13 @@ class Core(State):
     # -- follower -----------------------------------------------------------------------------------------------
 
     def follow(self, peer: str) -> None:
-        """A message of the leader of our term arrived: its leadership lasts a while longer."""
+        """A message of the leader of our term arrived: its leadership lasts a while longer.
+
+        Raises:
+            CorruptData: this node leads the same term; somebody voted twice.
+        """
+        if self.state == LEADER:
+            raise CorruptData(f"{peer} and this node both lead term {self.term}: a vote was forgotten somewhere")
         self.heard_at = instant.now
         self.election_deadline = instant.now + self._SyncObj__generateRaftTimeout()
         self._SyncObj__raftLeader = self.nodes[peer]
@@ -92,8 +98,6 @@ class Core(State):
         if message.term < self.term:
             self.answer(peer, message.round, self.commit + 1, success=False)
             return
-        if self.state == LEADER:
-            raise CorruptData(f"{peer} and this node both lead term {self.term}: a vote was forgotten somewhere")
         self.follow(peer)
         matches, index = self._verify(message)
         if not matches:
