@@ -319,7 +319,7 @@ async def test_members_with_different_secrets_never_meet(cluster):
 
 def test_addresses_that_do_not_fit_into_a_handshake_are_refused_at_start(tmp_path):
     peers = {f"n{number}": "h" * 500 + ":8300" for number in range(9)}
-    with pytest.raises(ConfigError, match="--peer, .*too many for a handshake"):
+    with pytest.raises(ConfigError, match=r"--peer, .*too many for a handshake"):
         Raft(RaftConfig("n1", ZONE, tmp_path, peers, "10.0.0.1:8300"), Items())
 
 
