@@ -96,6 +96,7 @@ class HeartbeatService:
         self._round: asyncio.Task[int] | None = None
         self._batch = _Batch()
         self._timer: asyncio.TimerHandle | None = None
+        self._flushed_at = float("-inf")
         self._waiting = 0
         self._sending: dict[asyncio.Task[None], None] = {}
         raft.on_request(KIND, self._asked)
@@ -201,7 +202,9 @@ class HeartbeatService:
         self._batch.owners.append((len(self._batch.items), len(items), answer))
         self._batch.items.extend(items)
         if self._timer is None:
-            self._timer = loop.call_later(BATCH_S, self.flush)
+            # The first after a pause goes at once, with all that came in the same turn of the loop.
+            wait_s = max(0.0, self._flushed_at + BATCH_S - loop.time())
+            self._timer = loop.call_later(wait_s, self.flush)
         self._waiting += len(items)
         try:
             return await answer
@@ -216,6 +219,7 @@ class HeartbeatService:
         if not self._batch.items:
             return
         batch, self._batch = self._batch, _Batch()
+        self._flushed_at = asyncio.get_running_loop().time()
         leader = self._lead.leader
         if leader is None or leader == self._lead.node:
             _fail(batch, NotApplied("no leader is known"))
