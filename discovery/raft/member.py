@@ -89,7 +89,8 @@ class Member:
         core = self._core
         self._replication.elected()
         self._reads.lost(None)
-        previous_ms = next((packing.time_of(e[0]) for e in reversed(core.wal[:]) if e[0].startswith(packing.REGULAR)), 0)
+        stamped = (command for command, _, _ in reversed(core.wal[:]) if command.startswith(packing.REGULAR))
+        previous_ms = packing.time_of(next(stamped, packing.NO_OP))
         self._log_clock = packing.LogClock(max(previous_ms, self._machine.time_ms), self._log_moved_at)
 
     def _on_deposed(self) -> None:

@@ -68,6 +68,17 @@ def test_a_node_that_adopts_no_term_is_caught_by_chaos():
     assert first_caught(breed(NeverAdopts), range(37, 38)) is not None
 
 
+class CountsNoVotes(Core):
+    def on_response_vote(self, peer, message):
+        pass
+
+
+def test_a_cluster_that_never_elects_is_caught_by_the_liveness_rule():
+    caught = first_caught(breed(CountsNoVotes), range(1, 2))
+    assert caught is not None
+    assert "nobody leads" in caught[1]
+
+
 class Story:
     """Three nodes, a leader, an instance with a TTL of a second."""
 
