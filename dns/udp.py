@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -14,6 +15,7 @@ BATCH: Final = 64  # FIGURES of the design: larger batches gain nothing, and the
 LAST_BATCHES_MAX: Final = 256
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024  # the default holds 256 questions
 _IP_PKTINFO: Final = 8  # linux/in.h; not in Python's socket module before 3.14
+_SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 _CONTROL_BYTES: Final = socket.CMSG_SPACE(struct.calcsize("=I4s4s")) + socket.CMSG_SPACE(20)
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- recognised
 
@@ -49,7 +51,9 @@ class UdpSocket:
 
     def _configure(self, family: int, wildcard: bool) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # up to net.core.rmem_max
+        with contextlib.suppress(OSError):  # beyond it, with CAP_NET_ADMIN
+            self.sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
         if family == socket.AF_INET6:
             self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if wildcard and family == socket.AF_INET6:
