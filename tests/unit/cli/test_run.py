@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -180,3 +182,31 @@ def test_signals_that_the_wrapper_holds_back_are_not_blocked_in_the_command(run)
     wrapped = run("sh", "-c", "grep SigBlk /proc/self/status")
     assert wrapped.ended() == 0
     assert "SigBlk:\t0000000000000000" in wrapped.output()
+
+
+def test_ctrl_c_reaches_the_command_once(server, tmp_path: Path) -> None:
+    """The terminal sends it to the whole foreground group, so it must not be passed on a second time."""
+    server.will_answer((200, LEASE))
+    terminal, theirs = os.openpty()
+    output = tmp_path / "output"
+    patient = SHOW_SIGNALS.replace("if number in (signal.SIGTERM, signal.SIGINT)", "if number == signal.SIGTERM")
+    line = [sys.executable, "-m", "discovery", "run", "web", "-a", "127.0.0.1", "--id", "web-0", "--server", server.url]
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            [*line, "--", sys.executable, "-c", patient], stdin=theirs, stdout=out, stderr=out,
+            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+    os.close(theirs)
+    try:
+        wrapped = Wrapped(process, output)
+        wrapped.wait_for("up\n")
+        wrapped.wait_for("registered as")
+        os.write(terminal, b"\x03")
+        eventually(lambda: requests(server)[-1:] == ["DELETE ?lease=00aa"])
+        process.send_signal(signal.SIGTERM)
+        assert wrapped.ended() == 5
+        assert wrapped.output().count("got SIGINT") == 1
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
