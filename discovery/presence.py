@@ -28,7 +28,7 @@ NAMESPACE: Final = "system"
 SERVICE: Final = "discovery"
 TTL_MS: Final = 15_000
 HEARTBEAT_S: Final = 4.0
-RETRY_S: Final = 1.0
+RETRY_S: Final = 0.25
 LEAVE_S_MAX: Final = 1.0
 
 
@@ -89,7 +89,11 @@ class Presence:
         return NAMESPACE, SERVICE, self._instance.id
 
     async def _register(self) -> None:
-        """Take the place. After a restart within the TTL the lease is ours still, and nothing changes."""
+        """Take the place. After a restart within the TTL the lease is ours still, and nothing changes.
+
+        The state must be read first: after a restart it comes back only as the log is applied again.
+        """
+        await self._registry.barrier()
         found = self._registry.store.instance(*self._name())
         command = Register(
             instance=self._instance,

@@ -164,6 +164,8 @@ def test_after_kill_9_of_everything_what_was_acknowledged_is_there(own_node: Nod
     own_node.kill()
     own_node.restart()
     assert own_node.ask("web.default").addresses == ["10.0.0.7"]
+    assert eventually(lambda: own_node.ask("n1.discovery.system").addresses) == [HOST]
+    assert int(own_node.request("GET", "/healthz").headers["x-registry-revision"]) == revision  # it kept its own place
     kept = own_node.request("GET", "kv/config/a")
     assert (kept.body, int(kept.headers["x-key-revision"])) == (b"1", revision)
 

@@ -25,6 +25,7 @@ class StandInRegistry:
     store: Store = field(default_factory=Store)
     refusals: int = 0
     index: int = 0
+    barriers: int = 0
     written: list[Any] = field(default_factory=list)
     beats: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     conflict: bool = False
@@ -36,6 +37,9 @@ class StandInRegistry:
             raise NotApplied("no leader")
         self.index += 1
         return self.store.apply(encode(command), Meta(self.index, 1, self.index)).result
+
+    async def barrier(self) -> None:
+        self.barriers += 1
 
     async def heartbeat(self, items: list[Any]) -> Heartbeats:
         self.beats.put_nowait(items)
@@ -93,6 +97,7 @@ async def test_after_a_restart_the_place_is_kept_without_a_change() -> None:
     revision = registry.store.revision
     await run_until(made(registry), registry, beats=1)
     assert (len(registry.written), registry.store.revision) == (2, revision)
+    assert registry.barriers == 2  # the state after a restart is read only when it is whole
 
 
 async def test_who_lost_the_place_registers_again() -> None:
