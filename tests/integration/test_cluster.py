@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,3 +143,43 @@ def test_sigterm_of_the_leader_hands_over_and_writes_go_on(own_cluster: Cluster)
     rest = own_cluster.followers()
     assert leader.terminate() == 0
     assert writes_again(rest, "after") < 2.0
+
+
+def test_a_wiped_node_is_refused_and_the_others_go_on(own_cluster: Cluster) -> None:
+    wiped = own_cluster.followers()[0]
+    wiped.kill()
+    shutil.rmtree(wiped.data)
+    wiped.start()
+    eventually(lambda: "not ready yet: waiting for" in wiped.log(), 10, "the wiped node's complaint")
+    assert own_cluster.leader().request("PUT", "kv/on", b"1").status == 200
+    refused = wiped.request("PUT", "kv/off", b"1")
+    assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
+    assert wiped.output() == ""
+    assert wiped.terminate() == 0
+
+
+def test_once_founded_the_list_in_the_data_directory_holds(own_cluster: Cluster) -> None:
+    node = own_cluster.followers()[0]
+    assert node.terminate() == 0
+    node.peers = {}
+    node.restart()
+    assert len(node.request("GET", "cluster").json()["members"]) == 3
+    assert node.terminate() == 0
+    node.peers = {"n8": "127.0.0.1:1", "n9": "127.0.0.1:2"}
+    node.restart()
+    assert "the data directory holds" in node.log()
+    assert len(node.request("GET", "cluster").json()["members"]) == 3
+
+
+def test_nodes_with_a_secret_found_a_cluster_and_one_with_another_stays_outside(tmp_path: Path) -> None:
+    secrets = {name: tmp_path / name for name in ("secret", "other")}
+    for name, file in secrets.items():
+        file.write_text(f"the {name} of this cluster\n")
+    with running_cluster(tmp_path, options=("--raft-secret-file", str(secrets["secret"]))) as cluster:
+        node = cluster.followers()[0]
+        assert node.terminate() == 0
+        node.options = ("--raft-secret-file", str(secrets["other"]))
+        node.start()
+        eventually(lambda: "secret" in node.log(), 10, "a word about the secret")
+        assert node.output() == ""
+        assert cluster.leader().request("PUT", "kv/on", b"1").status == 200
