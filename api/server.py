@@ -227,6 +227,10 @@ class Server(web.Server):
         victim.drop()
         return True
 
+    def busy(self) -> bool:
+        """Whether a request is being answered on any connection."""
+        return any(not connection.waits() for mine in self.peers.values() for connection in mine)
+
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Count it off."""
         super().connection_lost(handler, exc)

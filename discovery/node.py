@@ -27,6 +27,7 @@ from aiohttp import web
 import discovery
 from discovery import limits, log, presence
 from discovery.api import app
+from discovery.api.server import Server
 from discovery.config_rules import read_secret
 from discovery.consensus import Tasks
 from discovery.control import Control
@@ -44,6 +45,8 @@ logger: Final = logging.getLogger("discovery.node")  # not __main__
 
 READY_POLL_S: Final = 0.02
 HTTP_DRAIN_S: Final = 5.0
+HTTP_CUT_S: Final = 1.0  # for those that are not done then
+DRAIN_POLL_S: Final = 0.02
 _COLLECT_AFTER: Final = 50_000  # allocations; records are not tracked by the collector, so that it finds next to none
 
 
@@ -67,6 +70,7 @@ class Node:
         self._raft = Raft(_raft_config(settings), self._registry, fatal=self._end)
         self._registry.attach(self._raft)
         self._presence = _presence(settings, self._registry)
+        self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
 
     def _end(self, what: str, error: BaseException) -> NoReturn:
@@ -103,9 +107,10 @@ class Node:
         await self._registry.start()
         await self._raft.start([socket.socket(fileno=settings.raft_fd)])
         listeners = [socket.socket(fileno=fd) for fd in settings.http_fds]
-        self._runner = await app.serve(self._http(), listeners, shutdown_timeout_s=HTTP_DRAIN_S)
+        self._server = self._http()
+        self._runner = await app.serve(self._server, listeners, shutdown_timeout_s=HTTP_CUT_S)
 
-    def _http(self) -> Any:
+    def _http(self) -> Server:
         config = self._settings.config
         host = urlsplit(self._settings.http_url).hostname
         return app.make_app(
@@ -124,18 +129,27 @@ class Node:
     async def _drain(self) -> None:
         """Take no new connections, leave the catalogue, finish requests, hand over leadership, end."""
         logger.info("draining")
-        runner = self._runner
+        runner, server = self._runner, self._server
         assert runner is not None
+        assert server is not None
         for site in list(runner.sites):
             await site.stop()
         self._tasks.cancel()
         if self._presence is not None:
             await self._presence.leave()
+        await self._finish_requests(server)
         await runner.cleanup()
         await self._raft.stop()
         await self._registry.stop()
         await self._hub.stop()
         self._control.close()
+
+    async def _finish_requests(self, server: Server) -> None:
+        """Let requests under way end: aiohttp's own shutdown would drop what is still to come of their bodies."""
+        for _ in range(round(HTTP_DRAIN_S / DRAIN_POLL_S)):
+            if not server.busy():
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
 
 
 def _raft_config(settings: NodeSettings) -> RaftConfig:

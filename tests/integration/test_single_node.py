@@ -178,6 +178,20 @@ def test_sigterm_ends_it_with_exit_0_and_a_restart_has_everything(own_node: Node
     assert own_node.ask("web.default").addresses == ["10.0.0.7"]
 
 
+def test_a_request_under_way_is_finished_before_the_end(own_node: Node) -> None:
+    head = b"PUT /api/v1/kv/late HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n"
+    with socket.create_connection((HOST, own_node.http_port), timeout=10) as sock:
+        sock.sendall(head + b"abc")
+        assert own_node.process is not None
+        own_node.process.terminate()
+        eventually(lambda: "node: draining" in own_node.log())
+        sock.sendall(b"def")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+    assert own_node.wait_exit() == 0
+    own_node.restart()
+    assert own_node.request("GET", "kv/late").body == b"abcdef"
+
+
 def test_a_second_process_on_the_same_data_directory_is_refused(own_node: Node, tmp_path: Path) -> None:
     second = Node("n1", tmp_path / "second", options=("--data-dir", str(own_node.data))).start()
     assert second.wait_exit() == 2
