@@ -23,10 +23,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from discovery import launch, listen, log, process
+from discovery.child import Child
 from discovery.config_schema import Config
 from discovery.errors import ConfigError
 
@@ -36,10 +37,7 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 REPORT_EVERY_S: Final = 3.0
 DRAIN_S_MAX: Final = 20.0  # handing over leadership and finishing requests in flight
 STOP_S_MAX: Final = 3.0  # for workers, and after a second signal
-RESTART_S_MIN: Final = 0.1
-RESTART_S_MAX: Final = 5.0
 HASTEN_AFTER_S: Final = 0.3  # a terminal and a process manager may both pass on one Ctrl-C
-STEADY_S: Final = 3.0  # a child that lived this long is restarted at once again
 CONTROL_LINE_BYTES_MAX: Final = 64 * 1024
 
 
@@ -83,66 +81,6 @@ def _signal_pipe() -> Iterator[socket.socket]:
         signal.set_wakeup_fd(previous_fd)
         reader.close()
         writer.close()
-
-
-class Backoff:
-    """When to start a child again: at once, then after 0.1, 0.2, 0.4 … 5 s, at once again after a steady life."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    def delay_s(self, lived_s: float) -> float:
-        """Seconds to wait after a child has died that lived for ``lived_s`` seconds."""
-        if lived_s >= STEADY_S:
-            self.failures = 0
-        self.failures += 1
-        if self.failures == 1:
-            return 0.0
-        return min(RESTART_S_MIN * 2.0 ** (self.failures - 2), RESTART_S_MAX)
-
-
-class Child:
-    """One process that should be running: the node, or a DNS worker."""
-
-    def __init__(self, name: str, start: Callable[[Child], subprocess.Popen[bytes]]) -> None:
-        self.name = name
-        self._start = start
-        self._backoff = Backoff()
-        self.popen: subprocess.Popen[bytes] | None = None
-        self.started = 0.0
-        self.starts = 0
-        self.due: float | None = 0.0  # monotonic time of the next start; None while it runs or must not run
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id while it runs."""
-        return self.popen.pid if self.popen else None
-
-    def start(self, now: float) -> None:
-        """Start it; the kernel's refusal (memory, processes) counts as a death."""
-        self.started, self.due = now, None
-        try:
-            self.popen = self._start(self)
-        except OSError as problem:
-            logger.error("cannot start %s: %s", self.name, problem)
-            self.due = now + max(RESTART_S_MIN, self._backoff.delay_s(0.0))
-        self.starts += 1
-
-    def died(self, status: int, now: float, again: bool) -> float | None:
-        """Record its death; returns the seconds until it is started again, ``None`` when it is not."""
-        assert self.popen is not None
-        self.popen.returncode = status  # so that Popen does not look for it
-        self.popen = None
-        if not again:
-            return None
-        delay = self._backoff.delay_s(now - self.started)
-        self.due = now + delay
-        return delay
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it runs. It is not reaped elsewhere, so the pid is its own."""
-        if self.popen is not None:
-            os.kill(self.popen.pid, number)
 
 
 class Supervisor:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from discovery.supervisor import HASTEN_AFTER_S, RESTART_S_MAX, STEADY_S, Backoff
+from discovery.child import RESTART_S_MAX, STEADY_S, Backoff
+from discovery.supervisor import HASTEN_AFTER_S
 from discovery.testing.cluster import alive, children, eventually
 
 STAND_INS = Path(__file__).with_name("stand_ins")
