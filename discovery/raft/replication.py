@@ -123,14 +123,6 @@ class Replication:
             if node in self._core.connected:
                 self._send(node, self.flows[node], shared, due=due)
 
-    def backlog(self) -> bool:
-        """Whether a connected follower could be sent more at once."""
-        core, window = self._core, self._settings.window_bytes
-        return any(
-            core.first_index < core.next[node] <= core.last_index and self.flows[node].bytes < window
-            for node in core.connected
-        )
-
     def _send(self, node: Node, flow: Flow, shared: dict[int, AppendEntries], *, due: bool) -> None:
         core = self._core
         if core.next[node] <= core.first_index:

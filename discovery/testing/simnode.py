@@ -79,7 +79,6 @@ class SimNode:
         self.alive = False
         self._process += 1
         self.network.closed_by(self.name)
-        self.watch.died(self.name)
         if power:
             self.disk.crash()
         else:

@@ -69,7 +69,7 @@ class SimRegistry:
         named = evict_leases(command)
         if named:
             gone = [effect.id for effect in outcome.leases if effect.kind == "gone"]
-            watch.evictions(command, [lease for lease in named if lease in gone])
+            watch.evictions([lease for lease in named if lease in gone])
         self._follow_leases(outcome)
         return outcome.result
 

@@ -104,8 +104,8 @@ class Watch:
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
-    def evictions(self, command: bytes, gone: list[int]) -> None:
-        """Leases are evicted (``gone``: by this command, on this node)."""
+    def evictions(self, gone: list[int]) -> None:
+        """Leases are evicted, on some node."""
         for lease in gone:
             if lease in self.evicted:
                 continue
@@ -133,9 +133,6 @@ class Watch:
         core = node.engine._core
         if core.commit > core.last_index:
             raise Violation(f"{node.name} committed {core.commit}, but its log ends at {core.last_index}")
-
-    def died(self, node: str) -> None:
-        """A process ended."""
 
     def look(self, nodes: list[SimNode], network: Network) -> None:
         """Called often: a majority that is connected for five seconds has a leader that can act."""
