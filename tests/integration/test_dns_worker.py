@@ -193,10 +193,10 @@ def test_ctrl_c_is_the_supervisors_affair(worker: DnsWorker) -> None:
 
 
 PARENT = """
-import os, subprocess, sys, time
+import signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-P", "-m", "discovery.dns.worker", *sys.argv[1:]])
 print(child.pid, flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
