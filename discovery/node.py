@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -37,6 +38,7 @@ from discovery.errors import ConfigError, CorruptData
 from discovery.hub import Hub
 from discovery.launch import NodeSettings
 from discovery.raft.driver import end_process
+from discovery.raft.identity import InUse
 from discovery.raft.raft import Raft, RaftConfig
 from discovery.registry import Registry
 from discovery.store import Store
@@ -44,6 +46,8 @@ from discovery.store import Store
 logger: Final = logging.getLogger("discovery.node")  # not __main__
 
 READY_POLL_S: Final = 0.02
+LOCK_S: Final = 1.0
+LOCK_POLL_S: Final = 0.02
 HTTP_DRAIN_S: Final = 5.0
 HTTP_CUT_S: Final = 1.0  # for those that are not done then
 DRAIN_POLL_S: Final = 0.02
@@ -67,11 +71,22 @@ class Node:
         self._registry = Registry(
             settings.config.id, self._hub, history=lambda: secrets.token_hex(8), fatal=end_process
         )
-        self._raft = Raft(_raft_config(settings), self._registry, fatal=self._end)
+        self._raft = self._member(_raft_config(settings))
         self._registry.attach(self._raft)
         self._presence = _presence(settings, self._registry)
         self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
+
+    def _member(self, config: RaftConfig) -> Raft:
+        """The member of the cluster; a predecessor that was killed gets a moment to let go of the data directory."""
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                return Raft(config, self._registry, fatal=self._end)
+            except InUse:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(LOCK_POLL_S)
 
     def _end(self, what: str, error: BaseException) -> NoReturn:
         """Raft cannot go on: end at once, and when the disk failed, for good.

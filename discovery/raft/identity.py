@@ -27,6 +27,10 @@ _WAY_OUT: Final = (
 )
 
 
+class InUse(ConfigError):
+    """Another process has the directory; one that was killed a moment ago may still be at its last fsync."""
+
+
 class Member(msgspec.Struct, frozen=True):
     """A voter: where its Raft port is (``host:port``) and which incarnation of its data directory counts."""
 
@@ -60,7 +64,8 @@ class DataDirectory:
         """Lock ``path``, created if absent.
 
         Raises:
-            ConfigError: another process has it, or it cannot be created or written.
+            InUse: another process has it.
+            ConfigError: it cannot be created or written.
         """
         self.path = path
         try:
@@ -135,7 +140,7 @@ def _locked(path: Path) -> int:
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
-        raise ConfigError(
+        raise InUse(
             f"data_dir {path.parent}: in use by another process ({holder or 'unknown'}); "
             f"stop it, or give another --data-dir"
         ) from None
