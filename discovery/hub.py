@@ -308,10 +308,9 @@ class Hub:
         """A deadline came. Nobody is judged by one look: after our own stall his answer may lie unread."""
         self._timer = None
         now = self._clock()
-        late_s = now - self._timer_at
-        if late_s > STALL_S:
+        if now - self._timer_at > STALL_S:
             for link in self._links:
-                link.excuse(late_s)
+                link.excuse()
         overdue = self._overdue(now)
         for pid in overdue & self._suspects:
             self._end(pid)

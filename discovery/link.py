@@ -202,9 +202,10 @@ class Link(asyncio.Protocol):
         """When the oldest acknowledgement that is due will be overdue."""
         return self._unacked[0][1] if self._unacked else None
 
-    def excuse(self, seconds: float) -> None:
-        """The node itself stood still: that time does not count."""
-        self._unacked = deque((revision, deadline + seconds) for revision, deadline in self._unacked)
+    def excuse(self) -> None:
+        """The node itself stood still, and maybe the whole host: acknowledgements get their full time from now on."""
+        anew = self._owner.now() + limits.VISIBLE_TIMEOUT_S
+        self._unacked = deque((revision, max(deadline, anew)) for revision, deadline in self._unacked)
 
     def _resume(self, store: Store) -> bool:
         try:

@@ -199,6 +199,13 @@ async def test_every_lease_gets_its_full_ttl_when_this_node_is_elected_anew(node
     assert (await node.registry.remaining([7]))[7] > 950
 
 
+async def test_a_term_that_follows_without_a_break_begins_the_clocks_anew_too(node, register):
+    await node.registry.write(register("a", 1_000, lease=7))
+    await forward(node, 0.9)
+    node.registry.role("leader", node.registry.lead.term + 1, "n1", True)
+    assert (await node.registry.remaining([7]))[7] > 950
+
+
 async def test_a_stall_is_counted_against_nobody(node, register):
     await node.registry.write(register("a", 1_000, lease=7))
     node.clock.ahead_s += 60.0

@@ -143,6 +143,8 @@ async def test_a_follower_hands_its_batch_over_before_it_answers_a_round(
     nodes = await cluster(3)
     await nodes[0].registry.write(register("a", 10_000, lease=7))
     chief, (one, two) = leader(nodes), followers(nodes)
+    for follower in (one, two):
+        await follower.registry.heartbeat([beat("x")])  # the next one has to wait
     chief.clock.ahead_s += 0.19
     chief.registry.lead.now()
     waiting = [asyncio.ensure_future(follower.registry.heartbeat([beat("a")])) for follower in (one, two)]

@@ -279,7 +279,8 @@ async def test_a_listed_worker_that_never_comes_is_replaced(node, until, monkeyp
     await until(lambda: node.killed == [4711])
 
 
-async def test_a_stall_of_the_node_itself_kills_nobody(node, worker, register, until, monkeypatch):
+@pytest.mark.parametrize("host_too", [False, True])
+async def test_a_stall_of_the_node_itself_kills_nobody(node, worker, register, until, monkeypatch, host_too):
     monkeypatch.setattr(limits, "VISIBLE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(hub, "STALL_S", 0.05)
     one = await worker(node.path)
@@ -287,10 +288,13 @@ async def test_a_stall_of_the_node_itself_kills_nobody(node, worker, register, u
     one.silent = True
     revision = node.write(register("a")).revision
     await until(lambda: one.revision == revision)
-    one.say(feed.Ack(revision))
+    if not host_too:
+        one.say(feed.Ack(revision))
     stalled = time.monotonic() + 0.25
     while time.monotonic() < stalled:  # this test and the hub share the loop: nothing else runs now
         pass
+    await asyncio.sleep(0.06)
+    one.say(feed.Ack(revision))
     await asyncio.sleep(0.2)
     assert node.killed == []
 
