@@ -16,7 +16,7 @@ PROCFILE ?= Procfile
 # Otherwise `python -m …` in this folder would find our `dns` package before dnspython's.
 export PYTHONSAFEPATH := 1
 
-.PHONY: help run check lint types imports unit test test-long coverage fmt bench simulate lock clean
+.PHONY: help run check lint types imports unit unit-1 unit-2 test test-long coverage fmt bench simulate lock clean
 
 help:
 	@echo 'make run        three nodes and a sample service in the foreground; Ctrl-C ends them; data in .run/'
@@ -44,7 +44,7 @@ run: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m discovery.testing.playground $(PROCFILE)
 
 check: $(STAMP)
-	@$(MAKE) --no-print-directory -j2 -k --output-sync=target lint types imports unit
+	@$(MAKE) --no-print-directory -j2 -k --output-sync=target unit-1 unit-2 types lint imports
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -58,6 +58,13 @@ imports: $(STAMP)
 
 unit: $(STAMP)
 	$(PYTEST) -q -m "not long" tests/unit
+
+# The same in two halves of about equal length, for the two cores of a small machine.
+HALF := tests/unit/store tests/unit/dns tests/unit/cli
+unit-1: $(STAMP)
+	$(PYTEST) -q -m "not long" $(HALF)
+unit-2: $(STAMP)
+	$(PYTEST) -q -m "not long" tests/unit $(HALF:%=--ignore=%)
 
 test: $(STAMP)
 	$(PYTEST) -m "not long" $(T)
