@@ -78,7 +78,9 @@ class PreVoting:
             return False
         if core.leader is not None and instant.now - core.heard_at < self._settings.election_min_s:
             return False
-        return not (self._asking() and self._better_than(peer, message))
+        # Who has won campaigns in this very pass. A yes now would void that and begin a new attempt, whose question
+        # travels with the yes: the peer would do the same, and two nodes would ask each other for ever.
+        return not (self._won or (self._asking() and self._better_than(peer, message)))
 
     def _asking(self) -> bool:
         return self._term == self._core.term and instant.now < self._hold_until

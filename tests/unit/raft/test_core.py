@@ -312,3 +312,20 @@ def test_a_handover_to_a_dead_node_is_given_up():
     rig.run(1.2)
     assert rig.leaders() == ["a"]
     assert rig["a"].answers == {b"x": 1}
+
+
+def test_two_that_are_granted_each_others_pre_vote_in_one_pass_do_not_ask_for_ever():
+    rig = Rig(3)
+    rig.elect("a")
+    rig.stopped.add("a")
+    rig.isolate("a", hint=True)
+    b, c = rig["b"], rig["c"]
+    for node in (b, c):
+        node.step()
+    b.core.election_deadline = rig.now - 1
+    b.step()  # asks
+    rig.deliver()
+    c.core.election_deadline = rig.now - 1
+    c.step()  # says yes, and asks in the same pass: both reach b together, and so it goes on
+    rig.settle(passes=20)
+    assert rig.leaders() != []
