@@ -110,6 +110,11 @@ class Wal:
             wal._load(name, last=position == len(names) - 1)
         last = wal._entries[-1][1] if wal._entries else 1
         wal._commit = max(1, min(wal._commit, last))
+        # What a killed process wrote but had not synced was read from the page cache: it must not be taken for durable,
+        # let alone be acknowledged or followed by another segment, before it is.
+        if names:
+            disk.sync(names[-1])
+        disk.sync_dir()
         return wal
 
     # -- hard state ---------------------------------------------------------------------------------------------

@@ -28,6 +28,11 @@ def test_a_node_alone_keeps_every_promise():
     assert main(["--seeds", "1..20", "--nodes", "1"]) == 0
 
 
+@pytest.mark.parametrize(("seed", "nodes", "chaos_s"), [(5021, 5, 8), (10144, 3, 15), (10725, 3, 15)])
+def test_seeds_that_once_failed(seed, nodes, chaos_s):
+    assert main(["--seeds", str(seed), "--nodes", str(nodes), "--chaos-s", str(chaos_s)]) == 0
+
+
 def test_a_run_exercises_what_it_is_there_for():
     report = simulate(4)
     assert report.acknowledged > 100

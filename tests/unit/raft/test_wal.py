@@ -403,3 +403,18 @@ def test_a_flipped_bit_is_never_read_as_something_else(steps, data):
 
 def last_frame(data: bytearray) -> int:
     return bytes(data).rfind(wal_frame.MAGIC) if wal_frame.MAGIC in data else 0
+
+
+def test_what_was_read_at_the_start_is_durable():
+    """A process killed between write and sync leaves its batch in the page cache, where the next one reads it."""
+    disk = TornDisk()
+    wal = Wal.open(disk, SALT)
+    wal.add(b"written", 1, 1)
+    wal.write(wal.take())
+    name = disk.list()[-1]
+    disk.synced[name] = 0
+    disk.names_synced.clear()
+    again = Wal.open(disk, SALT)
+    assert again[-1][0] == b"written"
+    after = Wal.open(disk.crash(random.Random(1)), SALT)
+    assert after[-1][0] == b"written"
