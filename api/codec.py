@@ -153,7 +153,9 @@ def _unknown_rule(name: str, known: frozenset[str], later: Mapping[str, str] | N
 
 def duration_ms(field: str, value: object) -> int:
     """Milliseconds of a duration: seconds as a number, or text as ``"10s"``, ``"1500ms"``, ``"2m"``."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value * 1000
+    if isinstance(value, float) and math.isfinite(value * 1000):
         return round(value * 1000)
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
@@ -196,6 +198,14 @@ def text(field: str, value: object) -> str:
     if not isinstance(value, str):
         refuse(field, "must be a string", value)
     return value
+
+
+def lowered(name: str) -> str:
+    """``name`` in lower case as DNS compares names: ASCII letters alone (RFC 4343 section 3).
+
+    Python would make an ASCII letter of the Kelvin sign too, and a label of what is none.
+    """
+    return name.lower() if name.isascii() else name
 
 
 def flag(field: str, value: object) -> bool:

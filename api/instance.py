@@ -44,7 +44,7 @@ def _gone(names: _Name) -> NotFound:
 async def put(call: Call) -> web.Response:
     """``PUT …/instances/{id}``: register, replace or renew. The names are judged with all the rest."""
     given = call.parameters
-    wanted = spec.registration(given["namespace"].lower(), given["service"].lower(), given["id"], call.body)
+    wanted = spec.registration(given["namespace"], given["service"], given["id"], call.body)
     result = await call.write(
         Register(
             instance=wanted.instance,
@@ -129,7 +129,7 @@ def _beat(store: Store, position: int, item: object) -> tuple[str, str, str, int
         case _:
             codec.refuse(f"instances[{position}]", 'must be ["namespace", "service", "id"] or with a lease id', item)
     if store.instance(namespace, service, id) is None:
-        namespace, service = namespace.lower(), service.lower()
+        namespace, service = codec.lowered(namespace), codec.lowered(service)
         codec.refuse_all(_placed(validate.names(namespace, service, id), position))
     return namespace, service, id, holder
 

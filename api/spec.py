@@ -53,20 +53,20 @@ class Registration(msgspec.Struct, frozen=True):
 
 def names(namespace: str, service: str, instance_id: str | None = None) -> tuple[str, str, str]:
     """Names of a path as the state knows them: namespace and service in lower case, all of them valid."""
-    namespace, service = namespace.lower(), service.lower()
+    namespace, service = codec.lowered(namespace), codec.lowered(service)
     refuse_all(validate.names(namespace, service, instance_id))
     return namespace, service, instance_id or ""
 
 
 def label(field: str, raw: str) -> str:
     """A name that is one label, in lower case."""
-    lowered = raw.lower()
-    refuse_all(validate.label(lowered, field))
-    return lowered
+    name = codec.lowered(raw)
+    refuse_all(validate.label(name, field))
+    return name
 
 
 def registration(namespace: str, service: str, instance_id: str, body: bytes) -> Registration:
-    """The body of a ``PUT …/instances/{id}``.
+    """The names of a path and the body of its ``PUT …/instances/{id}``.
 
     Raises:
         InvalidInput: names every field at fault.
@@ -75,8 +75,8 @@ def registration(namespace: str, service: str, instance_id: str, body: bytes) ->
     status_given = "status" in fields
     ttl_ms, ttl_given, join = _lease(fields)
     spec = Instance(
-        namespace=namespace,
-        service=service,
+        namespace=codec.lowered(namespace),
+        service=codec.lowered(service),
         id=instance_id,
         addresses=_addresses(fields),
         ports=ports(fields.get("ports", [])),
@@ -136,7 +136,7 @@ def ports(value: object) -> tuple[Port, ...]:
         if len(value) > limits.PORTS_PER_INSTANCE_MAX:
             refuse("ports", f"must hold at most {limits.PORTS_PER_INSTANCE_MAX} items", len(value))
         return tuple(
-            Port(name.lower(), integer(f"ports.{codec.shown(name)}", number, 1, validate.PORT_MAX))
+            Port(codec.lowered(name), integer(f"ports.{codec.shown(name)}", number, 1, validate.PORT_MAX))
             for name, number in value.items()
         )
     items = array("ports", value, limits.PORTS_PER_INSTANCE_MAX)
@@ -152,14 +152,14 @@ def _port(field: str, value: object) -> Port:
     if protocol not in PROTOCOLS:
         refuse(f"{field}.protocol", f"must be one of {', '.join(PROTOCOLS)}", protocol)
     return Port(
-        None if name is None else text(f"{field}.name", name).lower(),
+        None if name is None else codec.lowered(text(f"{field}.name", name)),
         integer(f"{field}.port", fields["port"], 1, validate.PORT_MAX),
         cast(Protocol, protocol),
     )
 
 
 def _hostname(value: object) -> str | None:
-    return None if value is None else text("hostname", value).lower()
+    return None if value is None else codec.lowered(text("hostname", value))
 
 
 def dns_ttl(value: object) -> int | None:
@@ -198,6 +198,10 @@ def status_body(body: bytes) -> Status:
     return status(fields["status"])
 
 
+def _external_name(value: object) -> str | None:
+    return None if value is None else codec.lowered(text("external_name", value)).removesuffix(".")
+
+
 def service(namespace: str, name: str, body: bytes) -> Service:
     """The body of a ``PUT …/services/{svc}``.
 
@@ -208,7 +212,6 @@ def service(namespace: str, name: str, body: bytes) -> Service:
     kind = fields.get("type", "headless")
     if kind not in SERVICE_TYPES:
         refuse("type", f"must be one of {', '.join(SERVICE_TYPES)}", kind)
-    external = fields.get("external_name")
     lease_ttl = fields.get("default_ttl")
     spec = Service(
         namespace=namespace,
@@ -216,7 +219,7 @@ def service(namespace: str, name: str, body: bytes) -> Service:
         type=cast(ServiceType, kind),
         virtual_ips=address_list("virtual_ips", fields.get("virtual_ips", []), limits.VIRTUAL_IPS_MAX),
         ports=ports(fields.get("ports", [])),
-        external_name=None if external is None else text("external_name", external).lower().removesuffix("."),
+        external_name=_external_name(fields.get("external_name")),
         dns_ttl=dns_ttl(fields.get("dns_ttl")),
         default_ttl_ms=None if lease_ttl is None else codec.lease_ttl_ms("default_ttl", lease_ttl),
         publish_not_ready=codec.flag("publish_not_ready", fields.get("publish_not_ready", False)),
