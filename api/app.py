@@ -15,7 +15,7 @@ from ssl import SSLContext
 from typing import Final
 
 import msgspec
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from multidict import istr
 
 from discovery import limits
@@ -27,7 +27,7 @@ from discovery.api.problem import BadRequest
 from discovery.api.route import Endpoint, Route, Router
 from discovery.api.routes import LATER, ROUTES
 from discovery.api.server import Server
-from discovery.errors import Forbidden, InvalidInput, MethodNotAllowed, NotFound, RegistryError
+from discovery.errors import Forbidden, MethodNotAllowed, NotFound, RegistryError
 from discovery.metrics import Exposition, HttpCounters
 
 log: Final = logging.getLogger(__name__)
@@ -99,6 +99,8 @@ class App:
     def _target(self, request: web.BaseRequest) -> tuple[str, str]:
         """Raw path and raw query of the request target (RFC 9112 section 3.2: origin, absolute or asterisk form)."""
         raw = request.raw_path
+        if not HttpVersion10 <= request.version <= HttpVersion11:  # the parser lets 0.9 and 2.0 pass
+            raise BadRequest("only HTTP/1.0 and HTTP/1.1 are spoken here")
         if "#" in raw:
             raise BadRequest("the request target must not hold a fragment: # is written %23")
         if hdrs.HOST not in request.headers and request.version >= HttpVersion11:
@@ -160,7 +162,7 @@ class App:
             refuse("visible", "must be cluster", visible)
         call.body = await read_body(self, call.request, endpoint.body_max or limits.HTTP_BODY_BYTES_MAX)
         if call.body and not endpoint.body_max and call.body.strip() not in (b"", b"{}", b"null"):
-            raise InvalidInput("this request takes no body")
+            refuse("body", "must be empty here")
 
     def respond(
         self, status: int, body: bytes | None, content_type: str, headers: Mapping[str, str] | None = None

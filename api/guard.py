@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs
-from multidict import istr
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from discovery.errors import Forbidden, UnsupportedMedia
+
+Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 SEC_FETCH_SITE: Final = istr("Sec-Fetch-Site")
 HOSTS_REMEMBERED_MAX: Final = 256
@@ -49,23 +50,26 @@ class Guard:
         self._names: Final = names | {"localhost"}
         self._good: set[str] = set()
 
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Pass, or raise.
+    def check(self, headers: Headers) -> None:
+        """Pass, or raise. Of a header that stands more than once every value is judged.
 
         Raises:
             Forbidden: foreign origin or host.
-            UnsupportedMedia: ``Content-Encoding`` or multipart.
+            UnsupportedMedia: ``Content-Encoding``, multipart, or a transfer coding other than chunked.
         """
         host = headers.get(hdrs.HOST)
         if host is not None and host not in self._good:
             self._check_host(host)
-        origin = headers.get(hdrs.ORIGIN)
-        if origin is not None:
+        for origin in headers.getall(hdrs.ORIGIN, ()):
             self._check_origin(origin, host)
-        if headers.get(SEC_FETCH_SITE) == "cross-site":
+        if "cross-site" in headers.getall(SEC_FETCH_SITE, ()):
             raise Forbidden("a request from another site (Sec-Fetch-Site: cross-site) is refused")
-        if hdrs.CONTENT_ENCODING in headers and headers[hdrs.CONTENT_ENCODING].lower() != "identity":
-            raise UnsupportedMedia("Content-Encoding is not accepted: send the body as it is")
+        for coding in headers.getall(hdrs.CONTENT_ENCODING, ()):
+            if coding.lower() != "identity":
+                raise UnsupportedMedia("Content-Encoding is not accepted: send the body as it is")
+        for coding in headers.getall(hdrs.TRANSFER_ENCODING, ()):
+            if coding.lower() != "chunked":
+                raise UnsupportedMedia("no Transfer-Encoding but chunked is accepted: send the body as it is")
         kind = headers.get(hdrs.CONTENT_TYPE)
         if kind is not None and kind[:10].lower() == "multipart/":
             raise UnsupportedMedia("a multipart body is not accepted: send the value or the JSON itself")

@@ -246,7 +246,9 @@ async def test_the_content_type_of_a_body_is_ignored(client: Any, kind: str) -> 
 
 async def test_a_body_where_none_belongs_is_refused(client: Any) -> None:
     await client.ask("PUT", FIRST, GOOD)
-    assert_problem(await client.ask("PUT", f"{FIRST}/heartbeat", {"ttl": 5}), 400)
+    answer = await client.ask("PUT", f"{FIRST}/heartbeat", {"ttl": 5})
+    assert_problem(answer, 400)
+    assert answer.faults == [("body", "must be empty here")]
     assert (await client.ask("PUT", f"{FIRST}/heartbeat", {})).status == 200
 
 

@@ -101,6 +101,14 @@ async def test_what_is_no_good_request_gets_a_problem_and_the_connection_ends(
     assert (await client.ask("GET", "/healthz")).revision == 0
 
 
+@pytest.mark.parametrize("line", [b"GET /healthz", b"GET /healthz HTTP/0.9", b"PUT /api/v1/kv/a HTTP/2.0"])
+async def test_versions_of_http_that_the_parser_lets_pass_are_refused(client: Any, line: bytes) -> None:
+    answer = await client.raw(line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert b" 400 Bad Request" in answer.partition(b"\r\n")[0]
+    assert PROBLEM in answer
+    assert (await client.ask("GET", "/healthz")).revision == 0
+
+
 async def test_a_head_that_does_not_end_is_408(client: Any, dial: Dial) -> None:
     for sent in (b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
         reader, writer = await dial(sent)

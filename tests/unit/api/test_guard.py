@@ -12,6 +12,7 @@ GUARD = Guard(frozenset({"n1.example.org"}))
 
 
 def check(**headers: str) -> None:
+    """The headers, ``_`` for ``-``."""
     GUARD.check(CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}))
 
 
@@ -35,6 +36,7 @@ def check(**headers: str) -> None:
         {"Host": "127.0.0.1:8500", "Sec_Fetch_Site": "none"},
         {"Host": "127.0.0.1:8500", "Content_Type": "application/x-www-form-urlencoded"},
         {"Host": "127.0.0.1:8500", "Content_Encoding": "identity"},
+        {"Host": "127.0.0.1:8500", "Transfer_Encoding": "Chunked"},
     ],
 )
 def test_our_own_requests_pass(headers: dict[str, str]) -> None:
@@ -65,6 +67,7 @@ def test_our_own_requests_pass(headers: dict[str, str]) -> None:
         ({"Host": "127.0.0.1", "Content_Encoding": "Identity, gzip"}, 415),
         ({"Host": "127.0.0.1", "Content_Type": "multipart/form-data; boundary=x"}, 415),
         ({"Host": "127.0.0.1", "Content_Type": "Multipart/Mixed"}, 415),
+        ({"Host": "127.0.0.1", "Transfer_Encoding": "gzip, chunked"}, 415),
     ],
 )
 def test_foreign_and_encoded_requests_are_refused(headers: dict[str, str], status: int) -> None:
@@ -73,8 +76,24 @@ def test_foreign_and_encoded_requests_are_refused(headers: dict[str, str], statu
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "status"),
+    [
+        ("Origin", "http://127.0.0.1:8500", "http://evil.example", 403),
+        ("Sec-Fetch-Site", "none", "cross-site", 403),
+        ("Content-Encoding", "identity", "gzip", 415),
+        ("Transfer-Encoding", "chunked", "gzip", 415),
+    ],
+)
+def test_a_good_header_does_not_hide_a_bad_one_of_its_name(name: str, good: str, bad: str, status: int) -> None:
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(ClientError) as caught:
+            GUARD.check(CIMultiDict([("Host", "127.0.0.1:8500"), *((name, value) for value in pair)]))
+        assert caught.value.status == status
+
+
 def test_hosts_are_remembered_within_a_bound() -> None:
     guard = Guard(frozenset())
     for port in range(2 * HOSTS_REMEMBERED_MAX):
-        guard.check({"Host": f"127.0.0.1:{port}"})
+        guard.check(CIMultiDict({"Host": f"127.0.0.1:{port}"}))
     assert len(guard._good) <= HOSTS_REMEMBERED_MAX
