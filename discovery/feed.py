@@ -22,8 +22,8 @@ that a worker's own revision follows (it need not acknowledge that). Another ``B
 instance after the node installed a snapshot: until its ``End`` the worker goes on answering from what it has.
 
 Joining the port: from a worker's first ``Ack`` on no write is acknowledged without it, and the node answers that Ack
-with a ``State``. A worker that joins its port only once it is in step does so at the first ``State`` after its first
-Ack: everything that the node acknowledged without waiting for it stands before that frame in the stream.
+with a ``State`` that says so (``counted``). A worker that joins its port only once it is in step waits for that frame:
+everything that the node acknowledged without waiting for it stands before it in the stream.
 """
 
 from __future__ import annotations
@@ -179,11 +179,13 @@ class State(msgspec.Struct, frozen=True, array_like=True, tag="state"):
             connection ended, the worker goes on counting by its own clock.
         revision: the registry's; everything up to it that matters to DNS was sent before. 0 while the node is behind
             the worker: the worker keeps its own.
+        counted: no write is acknowledged without this worker any more, and all that was before has been sent.
     """
 
     leader: bool
     stale_ms: int
     revision: int = 0
+    counted: bool = False
 
 
 FromNode = Begin | Items | End | Resume | Changes | State

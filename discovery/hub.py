@@ -255,7 +255,8 @@ class Hub:
         link.begin(store, reached if history == store.history else 0)
 
     def _tell(self, link: Link) -> None:
-        link.tell(*self._state, self._store.revision if self._store is not None else 0)
+        revision = self._store.revision if self._store is not None else 0
+        link.tell(*self._state, revision, link.pid in self._on_port)
 
     # Who counts
 

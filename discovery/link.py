@@ -185,14 +185,14 @@ class Link(asyncio.Protocol):
             logger.warning("feed: worker %d (pid %d) does not read, it is cut off", self.worker, self.pid)
             self.abort()
 
-    def tell(self, leader: bool, stale_ms: int, revision: int) -> None:
-        """Send the node's state; the revision only when everything up to it was sent."""
+    def tell(self, leader: bool, stale_ms: int, revision: int, counted: bool) -> None:
+        """Send the node's state; the revision, and that it counts, only when everything up to it was sent."""
         if self.phase == "new" or not self._writable.is_set():
             return
         following = self.phase == "following"
         if following:
             self.revision = max(self.revision, revision)
-        self._send(feed.encode(feed.State(leader, stale_ms, revision if following else 0)))
+        self._send(feed.encode(feed.State(leader, stale_ms, revision if following else 0, counted and following)))
 
     def overdue(self, now: float) -> bool:
         """Whether an acknowledgement has not come in its time."""

@@ -44,6 +44,7 @@ class View:
     Attributes:
         history, revision: of what is answered now; ``""`` and 0 before the first sync.
         bound: whether the worker is on its port, told to every node.
+        counted: whether a node acknowledges no write without this worker: then it may join its port.
         views: how many whole views were taken.
     """
 
@@ -53,6 +54,7 @@ class View:
         self.history = ""
         self.revision = 0
         self.bound = False
+        self.counted = False
         self.views = 0
         self._loop = loop
         self._path = path
@@ -286,6 +288,7 @@ class View:
 
     def _state(self, frame: feed.State) -> None:
         self._leader = frame.leader
+        self.counted = self.counted or frame.counted
         since = self._clock() - (0 if frame.leader else frame.stale_ms / 1000)
         self._fresh_at = since if frame.leader else min(self._fresh_at, since)
         self.revision = max(self.revision, frame.revision) if self._zone is not None else 0

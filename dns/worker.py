@@ -92,7 +92,7 @@ class Worker:
         self.loop.poll(0 if self.view.pending else min(wait_s, self._report_at - time.monotonic()))
         if self.view.pending:
             self.view.work()
-        if not self.udp and self.view.synced:
+        if not self.udp and self.view.counted:
             self._join()
         if time.monotonic() >= self._report_at:
             self._report_at = time.monotonic() + REPORT_S

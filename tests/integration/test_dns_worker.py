@@ -107,11 +107,17 @@ def test_a_replacement_joins_the_port_only_when_it_is_in_step(node: FeedNode) ->
         with pytest.raises(ConnectionRefusedError):
             worker.ask(question(WEB))
         node.sync(records(1))
+        # Until the node has read that acknowledgement it may acknowledge a write without this worker.
+        node.send(feed.State(leader=True, stale_ms=0, revision=1))
+        node.change(2, feed.PutInstance(record(1)))
+        with pytest.raises(ConnectionRefusedError):
+            worker.ask(question(WEB))
+        node.send(feed.State(leader=True, stale_ms=0, revision=2, counted=True))
         node.take(feed.Bound)
-        assert addresses(worker) == {"10.0.0.0"}
+        assert addresses(worker) == {"10.0.0.0", "10.0.0.1"}
         with worker.tcp() as sock:
             sock.sendall(framed(question(WEB)))
-            assert len(parsed(read_framed(sock)).rr) == 1
+            assert len(parsed(read_framed(sock)).rr) == 2
 
 
 def test_it_answers_on_when_the_node_process_dies_and_says_stale_after_two_seconds(

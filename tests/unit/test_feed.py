@@ -37,6 +37,7 @@ FROM_NODE = [
         ),
     ),
     feed.State(False, 1500, 4),
+    feed.State(True, 0, 4, counted=True),
 ]
 FROM_WORKER = [
     feed.Hello(1, 4711, "h", 3, True),

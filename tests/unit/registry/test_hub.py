@@ -261,7 +261,39 @@ async def test_a_replacement_is_told_when_it_may_join_its_port(node, worker, unt
     one = await worker(node.path)
     await until(lambda: one.kinds() == ["Begin", "End"])
     acked = one.frames.index(next(frame for frame in one.frames if isinstance(frame, feed.End)))
-    await until(lambda: any(isinstance(frame, feed.State) for frame in one.frames[acked:]))
+    await until(lambda: any(isinstance(frame, feed.State) and frame.counted for frame in one.frames[acked:]))
+
+
+async def test_a_replacement_is_not_told_so_before_the_node_waits_for_it(node, worker, register, until):
+    node.hub.set_workers([(0, 4711)])
+    node.hub.set_workers([(0, 4799)])
+    two = await worker(node.path, 4799)
+    two.silent = True  # its acknowledgement is under way
+    await until(lambda: two.kinds() == ["Begin", "End"])
+    node.hub.tell(True, 0)
+    assert await node.hub.visible(node.write(register("a")).revision, timeout_s=0.05), "nobody is on the port"
+    await until(lambda: isinstance(two.frames[-1], feed.Changes))
+    assert not any(isinstance(frame, feed.State) and frame.counted for frame in two.frames)
+    two.say(feed.Ack(node.store.revision))
+    await until(lambda: isinstance(two.frames[-1], feed.State) and two.frames[-1].counted)
+    assert not await node.hub.visible(node.write(register("b")).revision, timeout_s=0.05)
+
+
+async def test_a_node_that_is_behind_a_worker_does_not_let_it_join(node, worker, register, until):
+    """What the former node acknowledged without that worker may be missing there still."""
+    node.write(register("a"))
+    one = await worker(node.path, 4711)
+    await until(lambda: one.ids == {"a"})
+    await one.close()
+    await node.hub.stop()
+    again = node.restarted()
+    await again.start(node.path)
+    again.set_workers([(0, 4711)])
+    node.write(Found("h1"))
+    again.use(node.store)
+    await one.connect(node.path)
+    again.tell(True, 0)
+    await until(lambda: one.frames[-1] == feed.State(True, 0, 0))
 
 
 async def test_a_worker_that_lost_its_connection_still_counts(node, worker, register, until):
