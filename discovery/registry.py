@@ -37,6 +37,7 @@ _VISIBLE: Final = "visible"
 _REMAINING: Final = "remaining"
 _YES, _NO = b"\x01", b"\x00"
 _encoder: Final = msgspec.msgpack.Encoder()
+_revisions: Final[msgspec.msgpack.Decoder[tuple[int, int]]] = msgspec.msgpack.Decoder(tuple[int, int])
 _ids: Final[msgspec.msgpack.Decoder[list[int]]] = msgspec.msgpack.Decoder(list[int])
 _millis: Final[msgspec.msgpack.Decoder[list[int | None]]] = msgspec.msgpack.Decoder(list[int | None])
 
@@ -219,23 +220,26 @@ class Registry:
     async def visible(self, result: Written | TxnDone, *, cluster: bool = False) -> tuple[bool, list[str]]:
         """Wait until DNS shows a write: that of this node, and with ``cluster`` that of all others too.
 
+        A write that touches no name waits for no worker; with ``cluster`` the other nodes must have applied it.
+
         Returns:
             Whether every DNS worker of *this* node serves it within ``limits.VISIBLE_TIMEOUT_S``; and, with
             ``cluster``, the ids of the other nodes that did not say so in that time, dead ones included.
         """
-        revision = result.dns if isinstance(result, Written) else 0
-        if not revision:
-            return True, []
+        dns = result.dns if isinstance(result, Written) else 0
         if not cluster:
-            return await self.hub.visible(revision), []
+            return await self._served(dns), []
         others = [member.id for member in self._consensus().status().members if member.id != self.node_id]
         local, *remote = await asyncio.gather(
-            self.hub.visible(revision), *(self._visible_at(node, revision) for node in others)
+            self._served(dns), *(self._visible_at(node, result.revision, dns) for node in others)
         )
         return local, [node for node, seen in zip(others, remote, strict=True) if not seen]
 
-    async def _visible_at(self, node: str, revision: int) -> bool:
-        payload = revision.to_bytes(8, "big")
+    async def _served(self, dns: int) -> bool:
+        return not dns or await self.hub.visible(dns)
+
+    async def _visible_at(self, node: str, revision: int, dns: int) -> bool:
+        payload = _encoder.encode([revision, dns])
         try:
             answer = await self._consensus().request(node, _VISIBLE, payload, limits.VISIBLE_TIMEOUT_S)
         except RegistryError:
@@ -243,13 +247,17 @@ class Registry:
         return answer == _YES
 
     def _asked_visible(self, peer: str, payload: bytes) -> Awaitable[bytes]:
-        return self._visible_here(int.from_bytes(payload[:8], "big"))
+        try:
+            revision, dns = _revisions.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise InvalidInput(f"not two revisions: {error}") from error
+        return self._visible_here(revision, dns)
 
-    async def _visible_here(self, revision: int) -> bytes:
+    async def _visible_here(self, revision: int, dns: int) -> bytes:
         try:
             async with asyncio.timeout(limits.VISIBLE_TIMEOUT_S):
                 await self._reached(revision)
-                return _YES if await self.hub.visible(revision) else _NO
+                return _YES if await self._served(dns) else _NO
         except TimeoutError:
             return _NO
 

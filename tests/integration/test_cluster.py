@@ -96,6 +96,9 @@ def test_when_the_leader_is_killed_the_others_go_on_and_nothing_is_lost(own_clus
     for node in rest:
         assert node.ask("web.default").addresses == ["10.0.0.1"]
         assert node.request("GET", "kv/acknowledged?consistency=strong").body == b"yes"
+        for written in ("kv/named", "namespaces/default/services/named"):
+            answer = node.request("PUT", f"{written}?visible=cluster", {})
+            assert (answer.headers["x-registry-visible"], answer.headers["x-registry-missing"]) == ("true", leader.id)
     leader.restart()
     assert leader.ask("web.default").addresses == ["10.0.0.1"]
     assert leader.request("GET", "kv/after?consistency=strong").body == b"1"
