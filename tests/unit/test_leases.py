@@ -118,7 +118,7 @@ class LessorAgainstNaiveModel(RuleBasedStateMachine):
                 assert left is None
 
 
-LessorAgainstNaiveModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LessorAgainstNaiveModel.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestLessorAgainstNaiveModel = LessorAgainstNaiveModel.TestCase
 
 

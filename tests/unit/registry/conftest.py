@@ -122,6 +122,10 @@ class Worker:
         if not self.silent:
             self.say(feed.Ack(revision))
 
+    def in_step(self) -> bool:
+        """Whether it has got, and acknowledged, its first view."""
+        return "End" in self.kinds()
+
     def kinds(self) -> list[str]:
         """What came, without the states."""
         return [type(frame).__name__ for frame in self.frames if not isinstance(frame, feed.State)]

@@ -190,14 +190,14 @@ async def test_workers_hear_of_the_leader_and_of_staleness(node, worker, until):
     one = await worker(node.path)
     await until(lambda: one.kinds())
     node.hub.tell(False, 1_500)
-    await until(lambda: feed.State(False, 1_500, 0) in one.frames)
+    await until(lambda: feed.State(False, 1_500, 0, counted=True) in one.frames)
     node.hub.tell(True, 0)
-    await until(lambda: one.frames[-1] == feed.State(True, 0, 0))
+    await until(lambda: one.frames[-1] == feed.State(True, 0, 0, counted=True))
 
 
 async def test_visible_waits_for_the_slowest_worker_on_the_port(node, worker, register, until):
     quick, slow = await worker(node.path), await worker(node.path)
-    await until(lambda: quick.history and slow.history)
+    await until(lambda: quick.in_step() and slow.in_step())
     slow.silent = True
     revision = node.write(register("a")).revision
     waiting = asyncio.ensure_future(node.hub.visible(revision))
@@ -209,7 +209,7 @@ async def test_visible_waits_for_the_slowest_worker_on_the_port(node, worker, re
 
 async def test_visible_is_false_and_the_worker_is_killed_when_it_does_not_follow(node, worker, register, until):
     one = await worker(node.path)
-    await until(lambda: one.history)
+    await until(one.in_step)
     one.silent = True
     begin = time.monotonic()
     revision = node.write(register("a")).revision
@@ -221,7 +221,7 @@ async def test_visible_is_false_and_the_worker_is_killed_when_it_does_not_follow
 
 async def test_a_worker_that_does_not_follow_is_killed_although_nobody_waits(node, worker, register, until):
     one = await worker(node.path)
-    await until(lambda: one.history)
+    await until(one.in_step)
     one.silent = True
     node.write(register("a"))
     await until(lambda: node.killed == [one.pid], within_s=3)
@@ -316,7 +316,7 @@ async def test_a_stall_of_the_node_itself_kills_nobody(node, worker, register, u
     monkeypatch.setattr(limits, "VISIBLE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(hub, "STALL_S", 0.05)
     one = await worker(node.path)
-    await until(lambda: one.history)
+    await until(one.in_step)
     one.silent = True
     revision = node.write(register("a")).revision
     await until(lambda: one.revision == revision)
@@ -345,7 +345,7 @@ async def test_what_a_worker_says_of_itself_is_kept_by_index(node, worker, until
 )
 async def test_a_connection_that_breaks_the_protocol_is_cut_and_the_others_live(node, worker, register, until, data):
     good, bad = await worker(node.path), await worker(node.path)
-    await until(lambda: good.history and bad.history)
+    await until(lambda: good.in_step() and bad.in_step())
     bad.write(data)
     await until(lambda: bad.closed)
     revision = node.write(register("a")).revision

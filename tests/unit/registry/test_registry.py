@@ -105,7 +105,7 @@ async def test_a_node_whose_workers_are_behind_says_so(node, worker, until):
 
 async def test_a_registration_is_visible_once_every_worker_serves_it(node, worker, register, until):
     workers = [await worker(node) for _ in range(2)]
-    await until(lambda: all(one.history for one in workers))
+    await until(lambda: all(one.in_step() for one in workers))
     for number in range(50):
         result = await node.registry.write(register(f"i{number}"))
         assert await node.registry.visible(result) == (True, [])
@@ -115,7 +115,7 @@ async def test_a_registration_is_visible_once_every_worker_serves_it(node, worke
 async def test_a_key_waits_for_no_worker(node, worker, until):
     silent = await worker(node)
     silent.silent = True
-    await until(lambda: silent.history)
+    await until(silent.in_step)
     result = await node.registry.write(Put("k", b"1"))
     async with asyncio.timeout(0.5):
         assert await node.registry.visible(result) == (True, [])
@@ -124,7 +124,7 @@ async def test_a_key_waits_for_no_worker(node, worker, until):
 async def test_visible_in_the_cluster_names_the_nodes_that_do_not_follow(cluster, worker, register, until):
     nodes = await cluster(3)
     workers = [await worker(node) for node in nodes]
-    await until(lambda: all(one.history for one in workers))
+    await until(lambda: all(one.in_step() for one in workers))
     result = await nodes[0].registry.write(register("a"))
     assert await nodes[0].registry.visible(result, cluster=True) == (True, [])
     assert all("a" in one.ids for one in workers)
