@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from discovery import limits
-from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, Unavailable
+from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, RegistryError, Unavailable
 from discovery.raft import codec
 from discovery.raft.driver import Driver, end_process
 from discovery.raft.engine import Engine
@@ -36,6 +36,8 @@ from discovery.raft.wal import Wal
 
 _log: Final = logging.getLogger(__name__)
 _ANNOUNCE: Final = "raft.announce"
+GRACE_S: Final = 0.25
+"""The engine answers in its time, if passes end; beyond this the facade does: a disk may stand still."""
 
 
 class RaftConfig(msgspec.Struct, frozen=True):
@@ -159,7 +161,7 @@ class Raft:
             OutcomeUnknown: it may or may not have been applied.
         """
         engine, driver = self._running()
-        with self._call() as future:
+        with self._call(timeout_s, OutcomeUnknown, "the log did not take it within the time given") as future:
             engine.propose(future, command, time.monotonic() + timeout_s, term)
             driver.wake()
             return await future
@@ -168,10 +170,11 @@ class Raft:
         """A leadership round that begins after this call; gives the term.
 
         Raises:
-            NotApplied: this node does not lead, or no longer.
+            NotApplied: this node does not lead, or no longer, or could not know it within HEARTBEAT_TIMEOUT_S.
         """
         engine, driver = self._running()
-        with self._call() as future:
+        late = "leadership was not confirmed in time"
+        with self._call(limits.HEARTBEAT_TIMEOUT_S, NotApplied, late) as future:
             engine.confirm(future)
             driver.wake()
             term: int = await future
@@ -185,7 +188,7 @@ class Raft:
         """
         if self._engine is None or self._driver is None:
             raise Unavailable(self.waiting())
-        with self._call() as future:
+        with self._call(timeout_s, Unavailable, "the read was not confirmed in time") as future:
             self._engine.read_index(future, time.monotonic() + timeout_s)
             self._driver.wake()
             await future
@@ -347,13 +350,16 @@ class Raft:
         return self._engine, self._driver
 
     @contextlib.contextmanager
-    def _call(self) -> Iterator[asyncio.Future[Any]]:
-        """A future that is answered, at the latest, when the member stops."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def _call(self, timeout_s: float, error: type[RegistryError], late: str) -> Iterator[asyncio.Future[Any]]:
+        """A future that is answered when its time is over, or the member stops, whatever the engine does."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
         self._calls.add(future)
+        timer = loop.call_later(timeout_s + GRACE_S, _give_up, future, error, late)
         try:
             yield future
         finally:
+            timer.cancel()
             self._calls.discard(future)
 
     def _send(self, peer: str, message: codec.AppRequest | codec.AppResponse) -> bool:
@@ -373,6 +379,11 @@ class Raft:
             async with asyncio.timeout(self._config.settings.transfer_s):
                 while heir in self._counted and engine.status().leader in (None, self.node):
                     await driver.next_pass()
+
+
+def _give_up(future: asyncio.Future[Any], error: type[RegistryError], late: str) -> None:
+    if not future.done():
+        future.set_exception(error(late))
 
 
 def _check(config: RaftConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -36,7 +37,8 @@ class Rpc:
         self._send = send
         self._handlers: dict[str, Handler] = {}
         self._asked: dict[int, tuple[str, asyncio.Future[bytes]]] = {}
-        self._number = 0
+        # A peer may still answer what a former process of this node asked: that must not fit a question of ours.
+        self._number = secrets.randbits(48)
         self._answering: dict[asyncio.Task[None], str] = {}
         self._load: Counter[str] = Counter()
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 
 import msgspec
 import pytest
 
+from discovery import limits
 from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, Unavailable
 from discovery.raft import Raft, RaftConfig
+from discovery.raft import raft as raft_module
 from discovery.raft.types import Settings
 from discovery.testing.raft_member import Items
 
@@ -369,3 +372,30 @@ async def test_an_idle_cluster_of_three_takes_hardly_any_cpu(cluster):
     share = (time.process_time() - used) / (time.monotonic() - begin)
     print(f"\nthree idle members: {share:.2%} of a core together")
     assert share < 0.06
+
+
+async def test_a_disk_that_stands_still_keeps_nobody_waiting_beyond_his_time(tmp_path, monkeypatch):
+    """No pass ends while the disk does not answer: deadlines must not depend on one."""
+    monkeypatch.setattr(raft_module, "GRACE_S", 0.05)
+    monkeypatch.setattr(limits, "HEARTBEAT_TIMEOUT_S", 0.1)
+    alone = Cluster(tmp_path, ids=("n1",))
+    await alone.start()
+    await alone.elected()
+    raft = alone.rafts["n1"]
+    goes_on = threading.Event()
+    write = raft._wal.write
+    monkeypatch.setattr(raft._wal, "write", lambda batch: (goes_on.wait(20), write(batch)))
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(OutcomeUnknown):
+                await raft.propose(b"one", 0.1)
+            with pytest.raises(NotApplied):
+                await raft.confirm()
+            with pytest.raises(Unavailable):
+                await raft.read_barrier(0.1)
+    finally:
+        goes_on.set()
+    assert await raft.propose(b"two", 5.0) == 2, "what was given up is applied all the same"
+    await alone.stop()
+    alone.sockets["n1"].close()
+    assert alone.deaths == []

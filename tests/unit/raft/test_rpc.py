@@ -34,7 +34,7 @@ def linked():
 async def test_a_question_stands_in_the_stream_when_request_returns():
     one, _, travelled = linked()
     future = one.request("b", "k", b"x", 1.0)
-    assert travelled[0] == ("a", AppRequest(1, "k", b"x"))
+    assert travelled[0] == ("a", AppRequest(travelled[0][1].id, "k", b"x"))
     with pytest.raises(NotFound, match="no question of kind 'k'"):
         await future
 
@@ -98,11 +98,25 @@ async def test_a_lost_stream_leaves_the_outcome_open_and_no_memory_behind():
 async def test_an_answer_from_another_peer_or_out_of_the_blue_changes_nothing():
     one = Rpc("a", lambda peer, message: True)
     future = one.request("b", "k", b"", 5.0)
-    one.message("c", AppResponse(1, "", b"forged"))
-    one.message("b", AppResponse(99, "", b"unasked"))
+    (number,) = one._asked
+    one.message("c", AppResponse(number, "", b"forged"))
+    one.message("b", AppResponse(number + 98, "", b"unasked"))
     assert not future.done()
-    one.message("b", AppResponse(1, "", b"true"))
+    one.message("b", AppResponse(number, "", b"true"))
     assert await future == b"true"
+
+
+async def test_an_answer_to_a_former_process_fits_no_question_of_its_successor():
+    """Heartbeats would be acknowledged that nobody noted."""
+    sent = []
+    for _ in range(2):  # the second one is a new process on the same node
+        one = Rpc("a", lambda peer, message: sent.append(message) or True)
+        future = one.request("b", "heartbeat", b"", 5.0)
+    one.message("b", AppResponse(sent[0].id, "", b"of a batch long gone"))
+    assert not future.done()
+    one.close()
+    with pytest.raises(OutcomeUnknown):
+        await future
 
 
 async def test_a_broken_handler_is_an_error_for_the_asker_and_not_for_the_stream(caplog):
