@@ -193,6 +193,11 @@ class Call:
             timeout_s=limits.WRITE_TIMEOUT_S,
         )
 
+    @property
+    def keyed(self) -> bool:
+        """Whether the request carries an ``Idempotency-Key``, so that its answer may be that of an earlier one."""
+        return IDEMPOTENCY_KEY in self.request.headers
+
     def _idempotency(self) -> Idempotency | None:
         """The request's ``Idempotency-Key`` with a digest of all that makes the request: method, target, body."""
         key = self.request.headers.get(IDEMPOTENCY_KEY)

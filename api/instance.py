@@ -57,7 +57,8 @@ async def put(call: Call) -> web.Response:
             if_revision=call.number("if_revision"),
         )
     )
-    return await call.written(result, 201 if result.created else 200, await _written(call, result, wanted.join == 0))
+    renewed = not wanted.join and not call.keyed  # the answer of a keyed request may be of one long ago
+    return await call.written(result, 201 if result.created else 200, await _written(call, result, renewed))
 
 
 async def _written(call: Call, result: Written, renewed: bool) -> view.InstanceView:

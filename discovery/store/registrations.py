@@ -190,7 +190,8 @@ def set_status(work: Work, command: SetStatus) -> Result:
         return invalid(errors)
     record = work.tables.catalog.instance(*names)
     if record is None:
-        return Failure("not_found", f"no instance {command.id} of {command.service}: register it first", "id")
+        text = f"no instance {command.id} of {command.service}: register it first"
+        return Failure("not_found", text, "id", "must exist")
     refusal = held_by_other(record, command.holder)
     if refusal is not None:
         return refusal

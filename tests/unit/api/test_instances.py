@@ -141,6 +141,8 @@ async def test_status_stays_on_a_replace_that_names_none(client: Any) -> None:
     holder = first.json["lease"]["id"]
     drained = await client.ask("PUT", f"{FIRST}/status?lease={holder}", {"status": "draining"})
     assert (drained.status, drained.json["status"]) == (200, "draining")
+    absent = await client.ask("PUT", f"{WEB}/instances/none/status", {"status": "draining"})
+    assert (absent.status, absent.faults) == (404, [("id", "must exist")])
     body = {name: value for name, value in BODY.items() if name != "status"} | {"weight": 11}
     assert (await client.ask("PUT", f"{FIRST}?lease={holder}", body)).json["status"] == "draining"
 
@@ -317,6 +319,7 @@ async def test_a_repeated_key_gives_the_first_answer_and_another_body_is_refused
     first = await client.ask("PUT", FIRST, BODY, key)
     again = await client.ask("PUT", FIRST, BODY, key)
     assert (first.status, again.status, again.json, again.revision) == (201, 201, first.json, 1)
+    assert again.json["lease"]["remaining"] == 9.98, "a repeated answer renews nothing: the leader is asked"
     for method, path, body in (
         ("PUT", FIRST, {**BODY, "weight": 1}),
         ("PUT", f"{FIRST}?if_revision=1", BODY),
