@@ -16,8 +16,8 @@ from pathlib import Path
 
 import aiohttp
 
+from discovery.drill.load import session
 from discovery.testing.cluster import Cluster, children, running_cluster
-from discovery.testing.load import session
 
 TICKS = os.sysconf("SC_CLK_TCK")
 DURATION_S = 5.0

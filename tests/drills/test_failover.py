@@ -10,8 +10,9 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
+from discovery.drill.load import DnsProbe, Instances, Writers, running, session
+from discovery.drill.record import distribution
 from discovery.testing.cluster import Cluster, Node
-from discovery.testing.load import DnsProbe, Instances, Writers, distribution, running, session
 
 Say = Callable[[str], None]
 GAP_S_MAX = 8.0  # ten times the goal: CI asserts safety, the figures are printed

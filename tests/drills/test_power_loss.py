@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from discovery.drill.load import Writers, running, session
 from discovery.testing.cluster import Cluster
-from discovery.testing.load import Writers, running, session
 
 Say = Callable[[str], None]
 

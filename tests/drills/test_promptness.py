@@ -16,9 +16,9 @@ from datetime import datetime
 import dnslib
 import pytest
 
+from discovery.drill.dnsclient import dns_client
+from discovery.drill.record import distribution
 from discovery.testing.cluster import HOST, Cluster, Node, free_port
-from discovery.testing.dnsclient import dns_client
-from discovery.testing.load import distribution
 
 Say = Callable[[str], None]
 LATE_S_MAX = 2.5  # ten times the goal

@@ -9,33 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import aiohttp
 
-from discovery.testing.dnsclient import DnsClient, Reply, dns_client
+from discovery.drill.dnsclient import DnsClient, dns_client
+from discovery.drill.record import NO_ANSWER, SERVFAIL, Attempt, Beat, Reply, longest_pause
 
-SERVFAIL = 2
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=1.0)
-
-
-@dataclass
-class Attempt:
-    """One write: when it was sent and answered, and what the answer was (0: the connection failed)."""
-
-    key: str
-    value: bytes
-    sent: float
-    answered: float
-    status: int
-
-    @property
-    def acknowledged(self) -> bool:
-        """Whether the cluster promised to keep it."""
-        return 200 <= self.status < 300
 
 
 @dataclass
@@ -83,15 +66,6 @@ class Writers:
     def gap(self, begin: float, end: float) -> float:
         """The longest time without an acknowledgement between two moments, seconds."""
         return longest_pause([a.answered for a in self.attempts if a.acknowledged], begin, end)
-
-
-@dataclass
-class Beat:
-    """One heartbeat's fate."""
-
-    sent: float
-    answered: float
-    status: int
 
 
 @dataclass
@@ -203,7 +177,7 @@ class DnsProbe:
         return [
             reply
             for reply in self.replies.get(name, [])
-            if reply.rcode not in (-1, SERVFAIL)
+            if reply.rcode not in (NO_ANSWER, SERVFAIL)
             and begin <= reply.asked
             and reply.answered <= end
             and not expected <= reply.addresses
@@ -240,21 +214,3 @@ async def running(*coroutines: object) -> AsyncIterator[None]:
     for result in results:
         if isinstance(result, Exception):
             raise result
-
-
-def longest_pause(moments: Iterable[float], begin: float, end: float) -> float:
-    """The longest time between two neighbours among ``moments`` and the ends of the span, seconds."""
-    marks = [begin, *sorted(moment for moment in moments if begin <= moment <= end), end]
-    return max(later - earlier for earlier, later in pairwise(marks))
-
-
-def distribution(values: Sequence[float], unit: str = "s") -> str:
-    """Minimum, median, 90th percentile and maximum, for people: ``min 0.012 p50 0.034 … s (n=50)``."""
-    if not values:
-        return "no values"
-    ordered = sorted(values)
-
-    def at(share: float) -> float:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-    return f"min {ordered[0]:.3f} p50 {at(0.5):.3f} p90 {at(0.9):.3f} max {ordered[-1]:.3f} {unit} (n={len(ordered)})"

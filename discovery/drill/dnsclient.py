@@ -1,4 +1,4 @@
-"""A small asyncio DNS client over UDP for tests and drills: one socket, many questions, exact times."""
+"""A small asyncio DNS client over UDP: one socket, many questions, exact times."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import cast
 
 import dnslib
 
-
-@dataclass
-class Reply:
-    """One DNS question's fate; ``rcode`` -1: no answer in time."""
-
-    asked: float
-    answered: float
-    rcode: int
-    addresses: frozenset[str]
-    port: int
+from discovery.drill.record import NO_ANSWER, Reply
 
 
 class DnsClient(asyncio.DatagramProtocol):
@@ -62,7 +52,7 @@ class DnsClient(asyncio.DatagramProtocol):
             data = await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             self._waiting.pop(question.header.id, None)
-            return Reply(asked, time.monotonic(), -1, frozenset(), self.port)
+            return Reply(asked, time.monotonic(), NO_ANSWER, frozenset(), self.port)
         answered = time.monotonic()
         record = dnslib.DNSRecord.parse(data)
         addresses = frozenset(str(rr.rdata) for rr in record.rr if rr.rtype in (dnslib.QTYPE.A, dnslib.QTYPE.AAAA))
