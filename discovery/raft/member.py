@@ -41,6 +41,7 @@ class Member:
         reconcile(wal, snapshot)
         self._core = core = core_class(node_id, peers, wal, settings)
         self.before_round: Callable[[], None] | None = None
+        self._snapshots = snapshots
         self._incoming = Incoming(core, snapshots)
         self._snapshot_index, self._applied_term = 1, 0
         if snapshot is not None:
@@ -50,12 +51,13 @@ class Member:
         self._bytes_mark = wal.bytes_written - sum(len(entry[0]) for entry in wal[:] if entry[1] > self._snapshot_index)
         self._saving = False
         self._jobs: list[Job] = []
-        self._proposals = Proposals(random.getrandbits(64).to_bytes(8, "big"), settings)
+        incarnation = random.getrandbits(64)
+        self._proposals = Proposals(incarnation.to_bytes(8, "big"), settings)
         self._accepted = Accepted(settings)
         self._replication = Replication(core, snapshots, settings)
         self._prevoting = PreVoting(core, settings)
         self._rounds = rounds.Rounds(core.majority)
-        self._reads = rounds.Reads()
+        self._reads = rounds.Reads(incarnation >> 16)
         self._confirmed: list[tuple[Hashable, int | Exception]] = []
         self._contact: dict[str, float] = {}
         self._round_seen = (0, 0)
@@ -302,7 +304,9 @@ class Member:
         written = core.wal.bytes_written - self._bytes_mark
         if self._saving or self._incoming.installing or written < self._settings.snapshot_bytes:
             return
-        if core.applied <= self._snapshot_index:
+        latest = self._snapshots.latest()
+        # A large state is written again only when as much was logged: the cost stays in proportion to the writes.
+        if core.applied <= self._snapshot_index or (latest is not None and written < latest.size):
             return
         self._saving = True
         self._bytes_mark = core.wal.bytes_written

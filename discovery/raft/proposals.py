@@ -50,7 +50,7 @@ class Proposals:
         self._counter = 0
         self._idle: deque[Proposal] = deque()
         self._flying: dict[bytes, Proposal] = {}
-        self._slots: dict[int, list[Proposal]] = {}
+        self._slots: dict[int, dict[Proposal, None]] = {}
         self._slot_heap: list[int] = []
         self._bound_idle = 0
         self._count = 0
@@ -74,12 +74,15 @@ class Proposals:
         self._idle.append(proposal)
         if bound is not None:
             self._bound_idle += 1
-        slot = int(deadline / _SLOT_S) + 1
+        slot = _slot(proposal)
         waiting = self._slots.get(slot)
         if waiting is None:
-            waiting = self._slots[slot] = []
+            waiting = self._slots[slot] = {}
             heapq.heappush(self._slot_heap, slot)
-        waiting.append(proposal)
+            # Slots that became empty leave their number behind: not more of them than of full ones.
+            if len(self._slot_heap) > 2 * len(self._slots) + 1024:
+                self._slot_heap = sorted(self._slots)
+        waiting[proposal] = None
 
     @property
     def idle(self) -> bool:
@@ -120,9 +123,7 @@ class Proposals:
         for proposal in self._idle:
             if proposal.bound is not None and proposal.bound != lead_term and not proposal.done:
                 self._resolve(proposal, NotApplied(f"decided by the leader of term {proposal.bound}, which is over"))
-        kept = [proposal for proposal in self._idle if not proposal.done]
-        self._idle = deque(kept)
-        self._bound_idle = sum(1 for proposal in kept if proposal.bound is not None)
+        self._forget_answered()
 
     def applied(self, wire: bytes, result: object) -> None:
         """A command of the log was applied here."""
@@ -162,22 +163,26 @@ class Proposals:
 
     def expire(self, now: float) -> None:
         """Answer the callers whose time is over."""
+        before = self._count
         while self._slot_heap and self._slot_heap[0] * _SLOT_S <= now:
-            for proposal in self._slots.pop(heapq.heappop(self._slot_heap)):
-                if proposal.done:
-                    continue
+            for proposal in self._slots.pop(heapq.heappop(self._slot_heap), ()):
                 if proposal.sent_term:
                     self._resolve(proposal, OutcomeUnknown("no outcome within the time given"))
                 else:
                     self._resolve(proposal, NotApplied("no leader took it within the time given"))
+        if self._count < before and self._idle:
+            self._forget_answered()
 
     def next_deadline(self) -> float:
         """When :meth:`expire` may have something to do (``inf``: nothing waits)."""
-        while self._slot_heap and not self._slots[self._slot_heap[0]]:
-            del self._slots[heapq.heappop(self._slot_heap)]
-        if not self._count or not self._slot_heap:
-            return float("inf")
-        return self._slot_heap[0] * _SLOT_S
+        while self._slot_heap and self._slot_heap[0] not in self._slots:
+            heapq.heappop(self._slot_heap)
+        return self._slot_heap[0] * _SLOT_S if self._slot_heap else float("inf")
+
+    def _forget_answered(self) -> None:
+        kept = [proposal for proposal in self._idle if not proposal.done]
+        self._idle = deque(kept)
+        self._bound_idle = sum(1 for proposal in kept if proposal.bound is not None)
 
     def _revive(self, proposal: Proposal) -> None:
         """No copy can be in a log: back to the idle ones, at the front; a bound one ends."""
@@ -190,11 +195,25 @@ class Proposals:
 
     def _resolve(self, proposal: Proposal, result: object) -> None:
         proposal.done = True
+        self._unslot(proposal)
         self._count -= 1
         self._bytes -= len(proposal.command)
         if proposal.wire:
             del self._flying[proposal.wire]
         self.resolved.append((proposal.token, result))
+
+    def _unslot(self, proposal: Proposal) -> None:
+        """What is answered is forgotten now, not at its deadline: an eviction's is a day away."""
+        slot = _slot(proposal)
+        waiting = self._slots.get(slot)
+        if waiting is not None:
+            waiting.pop(proposal, None)
+            if not waiting:
+                del self._slots[slot]
+
+
+def _slot(proposal: Proposal) -> int:
+    return int(proposal.deadline / _SLOT_S) + 1
 
 
 class Accepted:

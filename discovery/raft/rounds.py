@@ -87,13 +87,14 @@ class Rounds:
 class Reads:
     """Linearizable reads of this node: they need an index from the leader, then wait until it is applied here."""
 
-    def __init__(self) -> None:
+    def __init__(self, counter: int) -> None:
+        """``counter``: random, so that an answer to what a former process asked fits no question of this one."""
         self._pending: list[tuple[Hashable, float]] = []
         self._asked: list[tuple[Hashable, float]] = []
         self._asked_whom: str | None = None
         self._asked_term = 0
         self._known: list[tuple[int, Hashable, float]] = []
-        self._counter = 0
+        self._counter = counter
         self._not_before = float("-inf")
         self.readable: list[tuple[Hashable, int | Exception]] = []
 

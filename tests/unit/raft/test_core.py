@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -329,3 +331,45 @@ def test_two_that_are_granted_each_others_pre_vote_in_one_pass_do_not_ask_for_ev
     c.step()  # says yes, and asks in the same pass: both reach b together, and so it goes on
     rig.settle(passes=20)
     assert rig.leaders() != []
+
+
+def test_an_answer_to_a_former_process_fits_no_read_of_its_successor():
+    """It may rest on a round that began before the read did."""
+    rig = led_by_a()
+    rig["b"].engine.read_index("old", rig.now + 5)
+    rig["b"].step()
+    (old,) = [message for _, _, message in rig.queue if isinstance(message, codec.ReadIndex)]
+    rig.run(0.01)
+    rig["b"].restart()
+    rig.join("b")
+    rig.run(0.2)
+    assert rig["b"].status.leader == "a"
+    rig["b"].engine.read_index("new", rig.now + 5)
+    rig["b"].step()
+    rig.inject("a", "b", codec.ReadIndexReply(rig["a"].status.term, old.token, 1))
+    assert "new" not in rig["b"].answers
+    rig.settle()
+    assert rig["b"].answers["new"] == rig["a"].status.commit
+
+
+def test_a_large_state_is_not_written_again_for_every_bit_of_log():
+    """Snapshots are due when the log has grown by as much as the last one was large: cost in proportion to writes."""
+    rig = Rig(1, settings=msgspec.structs.replace(SMALL, snapshot_bytes=2_000), retained_bytes=1_000)
+    rig.settle()
+    written = []
+    for number in range(300):
+        rig.propose("a", bytes(100) + bytes([number & 255, number >> 8]))
+        rig.settle()
+        index = rig["a"].status.snapshot_index
+        if index not in written:
+            written.append(index)
+    gaps = [later - earlier for earlier, later in pairwise(written)]
+    assert len(gaps) >= 3
+    assert gaps[-1] > 3 * gaps[1], "the state of this machine only grows, and so must the distance"
+    before = rig["a"].status.snapshot_index
+    rig["a"].restart()
+    rig.settle()
+    for number in range(gaps[-1] // 2):
+        rig.propose("a", bytes(100) + bytes([number]))
+        rig.settle()
+    assert rig["a"].status.snapshot_index == before, "a restart does not forget how large it was"
