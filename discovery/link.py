@@ -210,15 +210,15 @@ class Link(asyncio.Protocol):
     def _resume(self, store: Store) -> bool:
         try:
             groups = store.changes_since(self.revision)
-        except (Compacted, Unavailable):
+            frames = [(group.revision, feed.changes_frame(group)) for group in groups]
+        except (Compacted, Unavailable, feed.FeedError):  # the last: more in one revision than a frame holds
             return False
         self._send(feed.encode(feed.Resume(store.history, self.revision)))
         self._expect(self.revision, limits.FEED_SYNC_S_MAX)
-        for group in groups:
-            frame = feed.changes_frame(group)
+        for revision, frame in frames:
             if frame is not None:
                 self._send(frame)
-                self._expect(group.revision, limits.VISIBLE_TIMEOUT_S)
+                self._expect(revision, limits.VISIBLE_TIMEOUT_S)
         self.phase = "following"
         return True
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from discovery import feed, hub, limits
-from discovery.command import Deregister, Found, Meta, Put, encode
+from discovery.command import Deregister, Found, Grant, Meta, Put, Revoke, encode
 from discovery.hub import Hub, kill_worker
 from discovery.link import kernel_pid
 from discovery.store import Store
@@ -175,6 +175,25 @@ async def test_an_installed_snapshot_is_followed_by_a_resume_where_the_log_allow
     node.hub.use(ahead)
     await until(lambda: one.revision == 2)
     assert one.kinds() == ["Resume", "Changes"]
+
+
+async def test_a_revision_too_large_for_a_frame_is_read_as_a_whole_view(node, worker, register, until, monkeypatch):
+    """Everything on one lease goes in one revision, however much that is."""
+    node.write(Grant(7, 60_000))
+    for number in range(200):
+        node.write(register(f"i{number}", None, join=7))
+    node.write(register("stays"))
+    one = await worker(node.path)
+    await until(lambda: one.in_step() and len(one.ids) == 201)
+    monkeypatch.setattr(limits, "FEED_FRAME_BYTES_MAX", 2_000)
+    revision = node.write(Revoke(7)).revision
+    assert await node.hub.visible(revision)
+    assert one.ids == {"stays"}
+    late = await worker(node.path)
+    await until(late.in_step)
+    assert late.ids == {"stays"}
+    node.write(register("new"))
+    await until(lambda: one.ids == late.ids == {"stays", "new"})
 
 
 async def test_keys_are_not_sent_but_the_revision_follows_with_the_state(node, worker, until):
