@@ -225,7 +225,7 @@ async def _shown(call: Call, records: Sequence[InstanceRecord]) -> list[view.Ins
     A long list is made in slices, between which the loop turns; the records are immutable, so it is of one revision.
     """
     store = call.store
-    held: dict[int, Lease | None] = {id: store.lease(id) for id in {record.lease for record in records} if id}
+    held: dict[int, Lease | None] = {id: store.brief_lease(id) for id in {record.lease for record in records} if id}
     remaining = await call.registry.remaining(tuple(held)) if held else {}
     zone = call.app.zone
     shown: list[view.InstanceView] = []

@@ -76,8 +76,7 @@ def _list(call: Call) -> web.Response:
     prefix = _key(call, prefix=True)
     store = call.store
     page = page_of(call)
-    after = page.after
-    found = (item for item in store.keys(prefix) if after is None or item[0] > after)
+    found = store.keys(prefix, page.after, page.limit + 1)
     items, following = cut(found, page.limit, lambda item: item[0], lambda item: len(item[1].value))
     shown = [view.key(name, record) for name, record in items]
     index = store.index_of_prefix(prefix)

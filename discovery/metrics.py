@@ -172,6 +172,12 @@ class _NodeCollector(Collector):
         store = self._node.store
         yield _gauge("discovery_registry_revision", "Revision of the state this node has applied.", store.revision)
         yield _gauge("discovery_registry_floor_revision", "Changes up to this revision were compacted.", store.floor)
+        totals = store.totals()
+        yield _gauge("discovery_registry_instances", "Instances registered.", totals.instances)
+        yield _gauge("discovery_registry_services", "Services with settings or instances.", totals.services)
+        yield _gauge("discovery_registry_leases", "Leases granted and neither expired nor revoked.", totals.leases)
+        yield _gauge("discovery_registry_keys", "Public keys.", totals.keys)
+        yield _gauge("discovery_registry_keys_bytes", "Keys, in characters, and values together.", totals.key_bytes)
         yield _gauge("discovery_dns_zone_serial", "SOA serial before it is cut to 32 bits.", store.serial)
         seconds = self._node.staleness_ms() / 1000
         yield _gauge("discovery_registry_staleness_seconds", "Time since this node heard from a leader.", seconds)

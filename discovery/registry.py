@@ -112,17 +112,23 @@ class Registry:
 
     def apply(self, command: bytes, meta: Meta) -> object:
         """Apply a committed command; feed and clocks hear of it at once."""
-        founded = bool(self.store.history)
+        history = self.store.history
         outcome: Outcome = self.store.apply(command, meta)
         if self.lead.ready and outcome.leases:
             self._lease_effects(outcome.leases)
-        if not founded and self.store.history:
-            self.hub.use(self.store)
+        if history != self.store.history:
+            self._history_began()
         elif outcome.group is not None:
             self.hub.publish(outcome.group)
         if self._awaited:
             self._arrived()
         return outcome.result
+
+    def _history_began(self) -> None:
+        """The cluster was founded, or a backup restored: everything is read anew, every lease has its full TTL."""
+        self.hub.use(self.store)
+        if self.lead.ready:
+            self.lead.lessor.promote(self.lead.now(), self.store.leases())
 
     def snapshot(self) -> Callable[[], Iterator[bytes]]:
         """A cheap copy of the state; its chunks may be made in another thread."""
@@ -294,7 +300,7 @@ class Registry:
         (ttl_ms,) = await self._beats.beat([("", "", "", id)])
         if ttl_ms == MISSING:
             raise NotFound(f"lease {lease_text(id)} does not exist (any more): grant a new one")
-        return self.store.lease(id) or Lease(id, ttl_ms)
+        return self.store.brief_lease(id) or Lease(id, ttl_ms)
 
     async def remaining(self, lease_ids: Sequence[int]) -> dict[int, int | None]:
         """Remaining milliseconds by the leader's clocks, ``None`` when unknown; takes 1 s at most."""

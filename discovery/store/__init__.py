@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from discovery.store.snapshot import Snapshot
-from discovery.store.state import Outcome, Store
+from discovery.store.state import Outcome, Store, Totals
 
-__all__ = ["Outcome", "Snapshot", "Store"]
+__all__ = ["Outcome", "Snapshot", "Store", "Totals"]

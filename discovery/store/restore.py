@@ -162,7 +162,7 @@ class _Loader:
 
     def _keys(self, rows: list[KeyRow]) -> None:
         for key, record in rows:
-            self._tables.keys.put(key, record)
+            self._tables.keys.load(key, record)
             if record.lease:
                 self._tables.leases.attach(self._lease_ids[record.lease], key)
 
@@ -193,6 +193,7 @@ class _Loader:
             tables.log.restore(Group(revision, serial, time_ms, changes))
             tables.catalog.remember(changes, revision)
             tables.keys.remember(changes, revision)
+        tables.keys.arrange()
         if head.floor + len(tables.log.groups) != head.revision:
             raise CorruptData(f"the snapshot lacks the changes before revision {head.revision}; {_WAY_OUT}")
 

@@ -7,6 +7,7 @@ node; whatever the bytes are, ``apply`` answers with a value. It knows no clock 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -51,6 +52,21 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     result: Result
     group: Group | None = None
     leases: tuple[LeaseEffect, ...] = ()
+
+
+class Totals(msgspec.Struct, frozen=True, gc=False):
+    """How much a state holds.
+
+    Args:
+        services: those that have settings, instances or both.
+        key_bytes: of keys (in characters) and values together.
+    """
+
+    instances: int
+    services: int
+    keys: int
+    key_bytes: int
+    leases: int
 
 
 class Store:
@@ -173,14 +189,21 @@ class Store:
         """The key's record, or ``None``."""
         return self._tables.keys.records.get(key)
 
-    def keys(self, prefix: str) -> list[tuple[str, KeyRecord]]:
-        """Keys that begin with ``prefix``, sorted, with their records."""
+    def keys(self, prefix: str, after: str | None = None, limit: int | None = None) -> list[tuple[str, KeyRecord]]:
+        """Keys that begin with ``prefix``, sorted, with their records: the first ``limit`` greater than ``after``.
+
+        It costs what it returns, however many keys there are.
+        """
         records = self._tables.keys.records
-        return [(key, records[key]) for key in self._tables.keys.with_prefix(prefix)]
+        return [(key, records[key]) for key in islice(self._tables.keys.with_prefix(prefix, after), limit)]
 
     def lease(self, lease_id: int) -> Lease | None:
         """The lease with all that hangs on it, sorted; or ``None``."""
         return self._tables.leases.full(lease_id) if lease_id in self._tables.leases.held else None
+
+    def brief_lease(self, lease_id: int) -> Lease | None:
+        """The lease without what hangs on it, in O(1); or ``None``."""
+        return self._tables.leases.brief(lease_id) if lease_id in self._tables.leases.held else None
 
     def leases(self) -> Iterable[Lease]:
         """Every lease, without what hangs on it."""
@@ -230,6 +253,12 @@ class Store:
         return self._tables.keys.prefix_index(prefix, self.floor)
 
     # The whole
+
+    def totals(self) -> Totals:
+        """How much there is of everything, in O(1)."""
+        tables = self._tables
+        catalog, keys = tables.catalog, tables.keys
+        return Totals(catalog.instances, catalog.services, len(keys.records), keys.bytes, len(tables.leases.held))
 
     def snapshot(self) -> Snapshot:
         """An immutable copy, made in a few ms for 100,000 instances; its chunks may be produced in another thread."""

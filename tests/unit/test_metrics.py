@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from discovery.feed import Sample
 from discovery.metrics import BUCKETS_S, Exposition, HttpCounters
+from discovery.store import Totals
 
 WORKER = (
     Sample("dns_queries_total", (), 5),
@@ -22,7 +23,7 @@ def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
     status = SimpleNamespace(term=7, leader=None, commit=12, applied=11, members=[member])
     registry = SimpleNamespace(
         node_id="n1",
-        store=SimpleNamespace(revision=44, floor=3, serial=9),
+        store=SimpleNamespace(revision=44, floor=3, serial=9, totals=lambda: Totals(5, 4, 3, 2, 1)),
         staleness_ms=lambda: 1_500,
         status=lambda: status,
         evictions=SimpleNamespace(evicted=6),
@@ -40,6 +41,8 @@ def test_the_nodes_numbers_are_shown() -> None:
     assert values["discovery_registry_revision"] == 44
     assert values["discovery_registry_floor_revision"] == 3
     assert values["discovery_registry_staleness_seconds"] == 1.5
+    held = ("instances", "services", "keys", "keys_bytes", "leases")
+    assert [values[f"discovery_registry_{what}"] for what in held] == [5, 4, 3, 2, 1]
     assert values["discovery_raft_term"] == 7
     assert values["discovery_raft_applied_index"] == 11
     assert values["discovery_lease_evictions"] == 6

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 
+import msgspec
+
 from discovery import command as c
 from discovery.model import Instance
+from discovery.store import Totals
 
 
 class Refused(Exception):
@@ -239,6 +242,11 @@ def assert_equal_state(store, naive):
         number: (lease["ttl"], lease["version"], lease["remaining"], naive.attached(number))
         for number, lease in naive.leases.items()
     }
+    for number, lease in leases.items():
+        assert store.brief_lease(number) == msgspec.structs.replace(lease, instances=(), keys=())
+    services = {key[:2] for key in naive.instances} | set(naive.services)
+    held = sum(len(key) + len(row[0]) for key, row in naive.keys.items())
+    assert store.totals() == Totals(len(instances), len(services), len(naive.keys), held, len(leases))
     assert_equal_listings(store, naive)
 
 

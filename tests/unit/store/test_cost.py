@@ -11,7 +11,7 @@ import tracemalloc
 
 import pytest
 
-from discovery.command import Evict, Grant, Meta, Put, Revoke, encode
+from discovery.command import Evict, Get, Grant, Meta, Put, Revoke, Txn, encode
 from discovery.model import Port
 from discovery.store import Store
 
@@ -97,6 +97,23 @@ def test_twenty_thousand_leases_expire_at_once(crowd):
     with Timed(f"eviction of {INSTANCES}", 1.0):
         outcome = store.apply(command, Meta(1, 1, 0))
     assert outcome.result.deleted == INSTANCES
+
+
+def test_a_page_among_many_keys_costs_what_it_returns():
+    store = apply_all(encode(Put(f"k/{number * 7919 % 100_000:05}", b"")) for number in range(100_000))
+    for what, one in (("stands", store), ("was loaded", Store.load(store.snapshot().chunks()))):
+        with Timed(f"page of a state that {what}", 0.02):
+            page = one.keys("k/", "k/50000", 1000)
+        assert [page[0][0], page[-1][0]] == ["k/50001", "k/51000"]
+        with Timed(f"index of a prefix of a state that {what}", 0.02):
+            assert one.index_of_prefix("k/") == 100_000
+
+
+def test_a_transaction_that_reads_too_much_is_refused_before_it_was_counted():
+    store = apply_all(encode(Put(f"{number}/{'k' * 400}", b"")) for number in range(5_000))
+    with Timed("refusal", 0.1):
+        outcome = store.apply(encode(Txn((), (Get("", prefix=True),) * 128, ())), Meta(1, 1, 0))
+    assert outcome.result.code == "too_large"
 
 
 def test_a_lease_with_many_keys_is_not_quadratic(log):
