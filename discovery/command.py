@@ -161,6 +161,44 @@ class Found(msgspec.Struct, frozen=True, array_like=True, tag="found"):
     history: str
 
 
+class Stage(msgspec.Struct, frozen=True, array_like=True, tag="stage"):
+    """The next part of a backup that is being restored into an empty cluster; nobody sees it before :class:`Switch`.
+
+    Args:
+        id: random 63-bit number of the restore. Position 0 begins it and drops what another one left behind.
+        position: how many parts came before this one.
+        frames: whole frames of a backup (``store/backup.py``).
+    """
+
+    id: int
+    position: int
+    frames: bytes
+
+
+class Switch(msgspec.Struct, frozen=True, array_like=True, tag="switch"):
+    """Let what was staged become the state, in one step, under a new history.
+
+    Args:
+        id: of the restore.
+        parts: how many were staged.
+        history: random id of the new history.
+        revision: of the state that the backup holds.
+        serial: the same for DNS.
+    """
+
+    id: int
+    parts: int
+    history: str
+    revision: int
+    serial: int
+
+
+class Unstage(msgspec.Struct, frozen=True, array_like=True, tag="unstage"):
+    """Drop what a restore staged: it was given up."""
+
+    id: int
+
+
 Command = (
     Register
     | Deregister
@@ -175,6 +213,9 @@ Command = (
     | Delete
     | Txn
     | Found
+    | Stage
+    | Switch
+    | Unstage
 )
 
 

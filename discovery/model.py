@@ -21,6 +21,8 @@ Protocol = Literal["tcp", "udp", "sctp"]
 Status = Literal["ready", "not_ready", "draining", "maintenance"]
 ServiceType = Literal["headless", "virtual", "external"]
 
+OWN_SERVICE: Final = ("system", "discovery")
+"""Namespace and name of the service whose instances are the nodes themselves."""
 STATUSES: Final[tuple[Status, ...]] = ("ready", "not_ready", "draining", "maintenance")
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp", "sctp")
 

@@ -19,13 +19,12 @@ from urllib.parse import urlsplit
 from discovery.command import Deregister, Register, Written
 from discovery.config_rules import split_address
 from discovery.errors import RegistryError
-from discovery.model import Instance, Port
+from discovery.model import OWN_SERVICE, Instance, Port
 from discovery.registry import Registry
 
 logger: Final = logging.getLogger(__name__)
 
-NAMESPACE: Final = "system"
-SERVICE: Final = "discovery"
+NAMESPACE, SERVICE = OWN_SERVICE
 TTL_MS: Final = 15_000
 HEARTBEAT_S: Final = 4.0
 RETRY_S: Final = 0.25

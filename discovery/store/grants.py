@@ -79,11 +79,18 @@ def checkpoint(work: Work, command: Checkpoint) -> Result:
     return work.written()
 
 
+def history_rule(history: str) -> Failure | None:
+    """The refusal of what is no id of a history."""
+    if _HISTORY.fullmatch(history):
+        return None
+    rule = f"must be 1..{limits.HISTORY_CHARS_MAX} characters of A-Z a-z 0-9 . _ -"
+    return Failure("invalid_input", f"history {rule}", "history", rule)
+
+
 def found(work: Work, command: Found) -> Result:
     """Begin the history of a new cluster; a second founding changes nothing."""
-    if not _HISTORY.fullmatch(command.history):
-        rule = f"must be 1..{limits.HISTORY_CHARS_MAX} characters of A-Z a-z 0-9 . _ -"
-        return Failure("invalid_input", f"history {rule}", "history", rule)
+    if refusal := history_rule(command.history):
+        return refusal
     if work.tables.history:
         return work.written()
     work.tables.history = command.history

@@ -24,11 +24,12 @@ from discovery.store.snapshot import (
     LeaseRow,
     NamespaceRow,
     ServiceRow,
+    StagedRow,
 )
-from discovery.store.tables import Tables
+from discovery.store.tables import Staged, Tables
 
 _WAY_OUT = "take the snapshot of another node"
-_frame_decoder: Final = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
+frame_decoder: Final = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 _decoders: Final = {
     section: msgspec.msgpack.Decoder(list[row])  # type: ignore[valid-type]
     for section, row in {"head": Head, **SECTIONS, "end": int}.items()
@@ -43,14 +44,19 @@ def load(chunks: Iterable[bytes]) -> Tables:
         CorruptData: another format, an incomplete stream, bytes that do not decode, content that contradicts itself.
     """
     try:
-        return _Loader().load(chunks)
+        return Loader().load(chunks)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise CorruptData(f"the snapshot does not decode: {error}; {_WAY_OUT}") from error
     except KeyError as error:
         raise CorruptData(f"the snapshot names what it does not hold: {error}; {_WAY_OUT}") from error
 
 
-def _frames(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def frames(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The bodies of the frames that the chunks hold.
+
+    Raises:
+        CorruptData: the last frame is not whole.
+    """
     pending = bytearray()
     for chunk in chunks:
         pending += chunk
@@ -66,12 +72,12 @@ def _frames(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise CorruptData(f"the snapshot stops in the middle of a frame; {_WAY_OUT}")
 
 
-class _Loader:
-    """Fills tables section by section."""
+class Loader:
+    """Fills ``tables`` section by section."""
 
     def __init__(self) -> None:
-        self._tables = Tables()
-        self._lease_ids: dict[int, int] = {}
+        self.tables = Tables()
+        self.lease_ids: dict[int, int] = {}
         self._rows: list[ChangeRow] = []
         self._readers: Final[dict[str, Callable[[list[Any]], None]]] = {
             "namespaces": self._namespaces,
@@ -82,31 +88,36 @@ class _Loader:
             "changes": self._changes,
             "events": self._events,
             "dedup": self._dedup,
+            "staged": self._staged,
         }
 
+    def rows(self, section: str, raw: msgspec.Raw) -> None:
+        """Take rows of a section that has no special place."""
+        self._readers[section](_decoders[section].decode(raw))
+
     def load(self, chunks: Iterable[bytes]) -> Tables:
+        """The state of a whole snapshot; see :func:`load`."""
         head: Head | None = None
         section, count = "", 0
-        for count, frame in enumerate(_frames(chunks)):
+        for count, frame in enumerate(frames(chunks)):
             last = section
-            section, raw = _frame_decoder.decode(frame)
+            section, raw = frame_decoder.decode(frame)
             if (
                 section not in _ORDER
                 or last == "end"
                 or (_ORDER[section] < _ORDER[last] if last else section != "head")
             ):
                 raise CorruptData(f"the snapshot has a section {section!r} out of place; {_WAY_OUT}")
-            rows = _decoders[section].decode(raw)
             if section == "head":
-                head = self._head(head, rows)
+                head = self._head(head, _decoders[section].decode(raw))
             elif section == "end":
-                self._end(rows, count)
+                self._end(_decoders[section].decode(raw), count)
             else:
-                self._readers[section](rows)
+                self.rows(section, raw)
         if head is None or section != "end":
             raise CorruptData(f"the snapshot is incomplete: it ends after {count} frames without its end; {_WAY_OUT}")
         self._settle(head)
-        return self._tables
+        return self.tables
 
     def _head(self, seen: Head | None, rows: list[Head]) -> Head:
         if seen is not None or len(rows) != 1:
@@ -123,23 +134,23 @@ class _Loader:
 
     def _namespaces(self, rows: list[NamespaceRow]) -> None:
         for name, changed in rows:
-            self._tables.catalog.namespaces[name] = NamespaceState(name, {}, changed)
+            self.tables.catalog.namespaces[name] = NamespaceState(name, {}, changed)
 
     def _services(self, rows: list[ServiceRow]) -> None:
-        catalog = self._tables.catalog
+        catalog = self.tables.catalog
         for namespace, name, changed, record in rows:
             parent = catalog.namespaces[namespace]
             parent.services[name] = ServiceState(parent.name, name, record, {}, 0, changed)
             catalog.services += 1
 
     def _leases(self, rows: list[LeaseRow]) -> None:
-        ttls = self._tables.shared.ttls
+        ttls = self.tables.shared.ttls
         for number, ttl_ms, version, remaining_ms, own in rows:
-            self._lease_ids[number] = number
-            self._tables.leases.held[number] = Held(ttls.admit(ttl_ms, []), version, remaining_ms, own)
+            self.lease_ids[number] = number
+            self.tables.leases.held[number] = Held(ttls.admit(ttl_ms, []), version, remaining_ms, own)
 
     def _instances(self, rows: list[InstanceRecord]) -> None:
-        catalog, leases = self._tables.catalog, self._tables.leases
+        catalog, leases = self.tables.catalog, self.tables.leases
         for row in rows:
             state = catalog.namespaces[row.spec.namespace].services[row.spec.service]
             record = self._shared(row, state)
@@ -154,37 +165,44 @@ class _Loader:
 
     def _shared(self, row: InstanceRecord, state: ServiceState) -> InstanceRecord:
         """The record made of shared parts: decoding gives each its own copy of everything."""
-        spec = self._tables.shared.instance(row.spec, state.namespace, state.name, [])
-        lease = self._lease_ids[row.lease] if row.lease else 0
+        spec = self.tables.shared.instance(row.spec, state.namespace, state.name, [])
+        lease = self.lease_ids[row.lease] if row.lease else 0
         changed = row.mod_revision
         created = changed if row.create_revision == changed else row.create_revision
         return InstanceRecord(spec, lease, created, changed, row.version)
 
     def _keys(self, rows: list[KeyRow]) -> None:
         for key, record in rows:
-            self._tables.keys.load(key, record)
+            self.tables.keys.load(key, record)
             if record.lease:
-                self._tables.leases.attach(self._lease_ids[record.lease], key)
+                self.tables.leases.attach(self.lease_ids[record.lease], key)
 
     def _changes(self, rows: list[ChangeRow]) -> None:
         self._rows += rows
 
     def _events(self, rows: list[Event]) -> None:
-        self._tables.events.events.extend(rows)
+        self.tables.events.events.extend(rows)
 
     def _dedup(self, rows: list[DedupRow]) -> None:
-        self._tables.dedup.load(rows)
+        self.tables.dedup.load(rows)
+
+    def _staged(self, rows: list[StagedRow]) -> None:
+        for id, time_ms, part in rows:
+            if self.tables.staged is None:
+                self.tables.staged = Staged(id, time_ms)
+            self.tables.staged.add(part, time_ms)
 
     def _settle(self, head: Head) -> None:
-        tables = self._tables
+        tables = self.tables
         tables.history, tables.revision, tables.serial = head.history, head.revision, head.serial
         tables.time_ms = head.time_ms
         tables.events.floor = head.events_floor
         tables.catalog.changed, tables.keys.changed = head.catalog_changed, head.keys_changed
+        tables.base = head.base
         self._settle_log(head)
 
     def _settle_log(self, head: Head) -> None:
-        tables = self._tables
+        tables = self.tables
         tables.log = ChangeLog(head.floor)
         for (revision, serial, time_ms), rows in groupby(self._rows, key=lambda row: row[:3]):
             changes = tuple(self._change(row) for row in rows)
@@ -202,9 +220,9 @@ class _Loader:
         _, _, _, kind, resource, namespace, service, name, instance, settings, key, reason = row
         record: Any = instance or settings or key
         if instance is not None:
-            now: Any = self._tables.catalog.instance(namespace, service, name)
+            now: Any = self.tables.catalog.instance(namespace, service, name)
         else:
-            now = self._tables.keys.records.get(name) if key is not None else None
+            now = self.tables.keys.records.get(name) if key is not None else None
         if now is not None and now == record:
             record = now
         return Change(kind, resource, namespace, service, name, record, reason)

@@ -19,7 +19,7 @@ from discovery import limits
 from discovery.model import Event, Group, InstanceRecord, KeyRecord, ServiceRecord
 from discovery.store.dedup import Kept
 from discovery.store.leases import Held
-from discovery.store.tables import Tables
+from discovery.store.tables import Staged, Tables
 
 FORMAT: Final = 1
 LENGTH: Final = struct.Struct(">I")
@@ -39,6 +39,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     events_floor: int
     catalog_changed: int
     keys_changed: int
+    base: int = 0  # revision at which a backup was restored: no index is below it
 
 
 NamespaceRow = tuple[str, int]  # name, last change
@@ -60,6 +61,7 @@ ChangeRow = tuple[
     str,  # reason
 ]
 DedupRow = tuple[str, Kept]
+StagedRow = tuple[int, int, bytes]  # id of the restore, log time in ms, a part of a backup
 
 SECTIONS: Final[dict[str, Any]] = {
     "namespaces": NamespaceRow,
@@ -70,13 +72,16 @@ SECTIONS: Final[dict[str, Any]] = {
     "changes": ChangeRow,
     "events": Event,
     "dedup": DedupRow,
+    "staged": StagedRow,
 }
+CONTENT: Final = ("namespaces", "services", "leases", "instances", "keys")
+"""The sections that a backup holds: what is, without what happened."""
 
 
 class Snapshot:
     """An immutable copy of a state. Made in the loop in a few ms; everything else may run in another thread."""
 
-    __slots__ = ("_dedup", "_events", "_groups", "_keys", "_leases", "_namespaces", "_services", "head")
+    __slots__ = ("_dedup", "_events", "_groups", "_keys", "_leases", "_namespaces", "_services", "_staged", "head")
 
     def __init__(self, tables: Tables) -> None:
         catalog = tables.catalog
@@ -90,6 +95,7 @@ class Snapshot:
             tables.events.floor,
             catalog.changed,
             tables.keys.changed,
+            tables.base,
         )
         self._namespaces: list[NamespaceRow] = [(state.name, state.changed) for state in catalog.namespaces.values()]
         self._services = [
@@ -101,6 +107,7 @@ class Snapshot:
         self._groups: list[Group] = tables.log.groups.copy()
         self._events = tables.events.events.copy()
         self._dedup: dict[str, Kept] = tables.dedup.kept.copy()
+        self._staged: list[StagedRow] = _staged_rows(tables.staged)
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in chunks of at most ``limits.SNAPSHOT_CHUNK_BYTES``. May be called again, in any thread."""
@@ -124,11 +131,21 @@ class Snapshot:
         encode = msgspec.msgpack.Encoder().encode
         count = 1
         yield _framed(encode(("head", [self.head])))
-        for section, rows in self._sections(ordered).items():
-            for body in _bodies(encode(section), rows, encode):
-                yield _framed(body)
-                count += 1
+        for frame in _framed_sections(self._sections(ordered)):
+            yield frame
+            count += 1
         yield _framed(encode(("end", [count])))
+
+    def content(self) -> Iterator[bytes]:
+        """Frames of about 64 KiB with what the state holds (``CONTENT``), for a backup; in any thread."""
+        sections = self._sections(ordered=False)
+        return _framed_sections({section: sections[section] for section in CONTENT})
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each section of :meth:`content` has."""
+        instances = sum(len(service[4]) for service in self._services)
+        counts = (len(self._namespaces), len(self._services), len(self._leases), instances, len(self._keys))
+        return dict(zip(CONTENT, counts, strict=True))
 
     def _sections(self, ordered: bool) -> dict[str, Iterable[Any]]:
         namespaces, services = self._namespaces, self._services
@@ -147,7 +164,12 @@ class Snapshot:
             "changes": _changes(self._groups),
             "events": self._events,
             "dedup": self._dedup.items(),
+            "staged": self._staged,
         }
+
+
+def _staged_rows(staged: Staged | None) -> list[StagedRow]:
+    return [] if staged is None else [(staged.id, staged.time_ms, part) for part in staged.parts]
 
 
 def _first(row: tuple[Any, ...]) -> Any:
@@ -180,6 +202,13 @@ def _changes(groups: Iterable[Group]) -> Iterator[ChangeRow]:
                 *records,
                 change.reason,
             )
+
+
+def _framed_sections(sections: dict[str, Iterable[Any]]) -> Iterator[bytes]:
+    encode = msgspec.msgpack.Encoder().encode
+    for section, rows in sections.items():
+        for body in _bodies(encode(section), rows, encode):
+            yield _framed(body)
 
 
 def _framed(body: bytes) -> bytes:

@@ -17,7 +17,7 @@ from discovery import command as commands
 from discovery import limits
 from discovery.command import Envelope, Failure, Idempotency, LeaseEffect, Meta, Result
 from discovery.model import Event, Group, InstanceRecord, KeyRecord, Lease, ServiceRecord
-from discovery.store import grants, registrations, restore, transactions
+from discovery.store import grants, registrations, restore, staging, transactions
 from discovery.store.snapshot import Snapshot
 from discovery.store.tables import Tables
 from discovery.store.work import Work
@@ -36,6 +36,9 @@ _HANDLERS: Final[dict[type, Callable[[Work, Any], Result]]] = {
     commands.Put: transactions.put,
     commands.Delete: transactions.delete,
     commands.Txn: transactions.txn,
+    commands.Stage: staging.stage,
+    commands.Switch: staging.switch,
+    commands.Unstage: staging.unstage,
 }
 _NOTHING: Final[Mapping[str, InstanceRecord]] = MappingProxyType({})
 
@@ -126,7 +129,9 @@ class Store:
         result = _HANDLERS[type(envelope.command)](work, envelope.command)
         if isinstance(result, Failure):
             return Outcome(result)
+        self._tables = work.tables
         self._tables.time_ms = now_ms
+        staging.drop_old(self._tables)
         return Outcome(result, work.finish(), tuple(work.effects))
 
     def _execute_once(self, envelope: Envelope, request: Idempotency, meta: Meta, now_ms: int) -> Outcome:
@@ -137,7 +142,7 @@ class Store:
             return Outcome(known)
         outcome = self._execute(envelope, meta, now_ms)
         if not (isinstance(outcome.result, Failure) and outcome.result.code == "overloaded"):
-            dedup.keep(request, now_ms, outcome.result)
+            self._tables.dedup.keep(request, now_ms, outcome.result)
         return outcome
 
     # Reads of the catalogue
@@ -230,15 +235,18 @@ class Store:
 
     def index_of_instance(self, namespace: str, service: str, instance_id: str) -> int:
         """Revision of the instance's last change, deletion included, or the floor."""
-        return self._tables.catalog.index(self.floor, namespace, service, instance_id)
+        return self._index(namespace, service, instance_id)
 
     def index_of_service(self, namespace: str, service: str) -> int:
         """Revision of the last change of the service's settings or instances, or the floor."""
-        return self._tables.catalog.index(self.floor, namespace, service)
+        return self._index(namespace, service)
 
     def index_of_namespace(self, namespace: str) -> int:
         """Revision of the last change of any service of the namespace, or the floor."""
-        return self._tables.catalog.index(self.floor, namespace)
+        return self._index(namespace)
+
+    def _index(self, *thing: str) -> int:
+        return max(self._tables.catalog.index(self.floor, *thing), self._tables.base)
 
     def index_of_catalog(self) -> int:
         """Revision of the last change of any service."""
@@ -246,7 +254,7 @@ class Store:
 
     def index_of_key(self, key: str) -> int:
         """Revision of the key's last change, deletion included, or the floor."""
-        return self._tables.keys.index(key, self.floor)
+        return max(self._tables.keys.index(key, self.floor), self._tables.base)
 
     def index_of_prefix(self, prefix: str) -> int:
         """Revision of the last change of any key with the prefix, or the floor when that is later."""
