@@ -1,7 +1,8 @@
 """Runs the processes of a Procfile in the foreground: ``python -m discovery.testing.procfile Procfile``.
 
 Unlike honcho or foreman it leaves the others running when one process ends: that is what a failover looks like. The
-end is reported and nothing is started again. Ctrl-C or SIGTERM ends all: SIGTERM first, SIGKILL after a while.
+end is reported and nothing is started again, until SIGUSR1 tells it to (``discovery drill`` does). Ctrl-C or SIGTERM
+ends all: SIGTERM first, SIGKILL after a while.
 
 Lines are ``name: command``, ``#`` begins a comment. Commands run without a shell, ``$VARIABLES`` are expanded.
 """
@@ -65,8 +66,10 @@ class Runner:
             print(f"{name.ljust(self._width)} | {text}", file=self._out, flush=True)
 
     def start(self) -> None:
-        """Start every process; one that cannot be started is reported like one that ended."""
+        """Start every process that does not run; one that cannot be started is reported like one that ended."""
         for name, command in self._commands.items():
+            if name in self.processes and self.processes[name].poll() is None:
+                continue
             try:
                 self.processes[name] = process = self._spawn(command)
             except OSError as problem:
@@ -127,7 +130,7 @@ class Runner:
 
 
 def run(commands: Mapping[str, list[str]], out: TextIO, meanwhile: Callable[[Runner], None] | None = None) -> int:
-    """Run ``commands`` until SIGINT or SIGTERM, or until all have ended by themselves.
+    """Run ``commands`` until SIGINT or SIGTERM, or until all have ended by themselves. SIGUSR1 starts again what ended.
 
     Args:
         meanwhile: called once in a thread of its own when all were started.
@@ -135,15 +138,18 @@ def run(commands: Mapping[str, list[str]], out: TextIO, meanwhile: Callable[[Run
     Returns:
         0 when it was told to end, 1 when every process had ended by itself.
     """
-    told = threading.Event()
+    told, again = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
+    signal.signal(signal.SIGUSR1, lambda *_: again.set())
     runner = Runner(commands, out)
     runner.start()
     if meanwhile is not None:
         threading.Thread(target=meanwhile, args=(runner,), daemon=True).start()
-    while runner.running() and not told.wait(POLL_S):
-        pass
+    while (runner.running() or again.is_set()) and not told.wait(POLL_S):
+        if again.is_set():
+            again.clear()
+            runner.start()
     runner.stop()
     return 0 if told.is_set() else 1
 

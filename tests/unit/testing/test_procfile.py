@@ -70,6 +70,21 @@ def test_ctrl_c_ends_all(tmp_path: Path, number: signal.Signals) -> None:
     assert process.wait(10) == 0
 
 
+def test_sigusr1_starts_again_what_ended_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("a: sh -c 'echo once; exec sleep 60'\nb: sh -c 'echo up'\n")
+    line = [sys.executable, "-m", "discovery.testing.procfile", "Procfile"]
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        seen = {process.stdout.readline() for _ in range(3)}
+        assert seen == {b"a | once\n", b"b | up\n", b"b | ended (exit code 0); the others run on\n"}
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == b"b | up\n"
+        process.send_signal(signal.SIGTERM)
+        assert b"once" not in process.stdout.read()
+    assert process.wait(10) == 0
+
+
 def test_it_ends_with_1_when_nothing_runs_any_more(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("a: true\n")
     line = [sys.executable, "-m", "discovery.testing.procfile"]
