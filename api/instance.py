@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -193,9 +194,10 @@ def _all_after(call: Call, store: Store, after: str | None) -> Iterator[Instance
     for namespace in store.namespaces():
         if namespace < start[0]:
             continue
-        for service in store.services(namespace):
-            if (namespace, service) < start[:2]:
-                continue
+        services = store.services(namespace)
+        first = bisect_left(services, start[1]) if namespace == start[0] else 0
+        for position in range(first, len(services)):
+            service = services[position]
             same = (namespace, service) == start[:2]
             ids = names_after(store.instance_ids(namespace, service), start[2] if same else None)
             yield from _chosen(call, store.instances(namespace, service), ids)

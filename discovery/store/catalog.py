@@ -35,11 +35,12 @@ class ServiceState(msgspec.Struct, gc=False):
 
 
 class NamespaceState(msgspec.Struct, gc=False):
-    """A namespace that has services."""
+    """A namespace that has services; ``order`` are their names in order, as in :class:`ServiceState`."""
 
     name: str
     services: dict[str, ServiceState]
     changed: int = 0
+    order: list[str] | None = None
 
 
 class Catalog:
@@ -115,6 +116,7 @@ class Catalog:
         state = parent.services.get(service)
         if state is None:
             state = parent.services[service] = ServiceState(parent.name, service, None, {})
+            parent.order = None
             self.services += 1
         self.changed = parent.changed = state.changed = revision
         return state
@@ -122,11 +124,21 @@ class Catalog:
     def _bury(self, state: ServiceState, revision: int) -> None:
         parent = self.namespaces[state.namespace]
         del parent.services[state.name]
+        parent.order = None
         self.services -= 1
         self.gone[(state.namespace, state.name)] = revision
         if not parent.services:
             del self.namespaces[state.namespace]
             self.gone[(state.namespace,)] = revision
+
+    def service_names(self, namespace: str) -> list[str]:
+        """Names of the namespace's services, sorted. Not to be changed by the caller."""
+        state = self.namespaces.get(namespace)
+        if state is None:
+            return []
+        if state.order is None:
+            state.order = sorted(state.services)
+        return state.order
 
     def instance_ids(self, namespace: str, service: str) -> list[str]:
         """Ids of the service's instances, sorted. Not to be changed by the caller."""

@@ -166,9 +166,8 @@ class Store:
         return None if state is None else state.record
 
     def services(self, namespace: str) -> list[str]:
-        """Names of the namespace's services that have settings or instances, sorted."""
-        state = self._tables.catalog.namespaces.get(namespace)
-        return [] if state is None else sorted(state.services)
+        """Names of the namespace's services with settings or instances, sorted. The list is shared: read it only."""
+        return self._tables.catalog.service_names(namespace)
 
     def namespaces(self) -> list[str]:
         """Names of the namespaces that have services, sorted."""
