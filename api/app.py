@@ -63,6 +63,8 @@ class App:
         self.resolver: Final = resolver
         self.zone: Final = settings.zone
         self.bodies_bytes = 0
+        self.backups = 0
+        self.restoring = False
         self.counters: Final = HttpCounters()
         self._exposition: Exposition | None = None
         self._guard: Final = Guard(frozenset(host.lower() for host in settings.hosts))
@@ -75,6 +77,7 @@ class App:
         """Answer one request; never raises but for a cancelled task."""
         started = self._now()
         route = "unmatched"
+        response: web.StreamResponse
         try:
             if request.protocol.writing_paused:
                 await _taken(request)
@@ -120,7 +123,7 @@ class App:
 
     async def _answer(
         self, request: web.BaseRequest, route: Route, parameters: dict[str, str], query: str
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         method = request.method
         endpoint = route.methods.get("GET" if method == "HEAD" else method)
         if endpoint is None:
@@ -132,7 +135,7 @@ class App:
             await self._consistency(call)
         elif endpoint.kind == "write":
             await self._body(call, endpoint)
-        response: web.Response = await endpoint.handler(call)
+        response: web.StreamResponse = await endpoint.handler(call)
         return response
 
     def _no_route(self, method: str, path: str) -> web.Response:
@@ -160,6 +163,8 @@ class App:
         visible = call.option("visible")
         if visible is not None and visible != "cluster":
             refuse("visible", "must be cluster", visible)
+        if endpoint.streams:
+            return
         call.body = await read_body(self, call.request, endpoint.body_max or limits.HTTP_BODY_BYTES_MAX)
         if call.body and not endpoint.body_max and call.body.strip() not in (b"", b"{}", b"null"):
             refuse("body", "must be empty here")
@@ -168,6 +173,16 @@ class App:
         self, status: int, body: bytes | None, content_type: str, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         """A response with the headers that every answer carries."""
+        every = self._headers(headers)
+        if body is not None:
+            every.setdefault(hdrs.CONTENT_TYPE, content_type)
+        return web.Response(status=status, body=body, headers=every)
+
+    def stream(self, content_type: str, headers: Mapping[str, str]) -> web.StreamResponse:
+        """A 200 whose body comes piece by piece, with the headers that every answer carries."""
+        return web.StreamResponse(headers={hdrs.CONTENT_TYPE: content_type, **self._headers(headers)})
+
+    def _headers(self, more: Mapping[str, str] | None) -> dict[str, str]:
         store = self.registry.store
         every: dict[str, str] = {
             REVISION: str(store.revision),
@@ -177,11 +192,9 @@ class App:
             _CSP: CSP,
             hdrs.SERVER: "discovery",
         }
-        if body is not None:
-            every[hdrs.CONTENT_TYPE] = content_type
-        if headers:
-            every.update(headers)
-        return web.Response(status=status, body=body, headers=every)
+        if more:
+            every.update(more)
+        return every
 
     def problem(self, error: RegistryError) -> web.Response:
         """An error as problem+json."""

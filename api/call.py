@@ -85,6 +85,8 @@ class Sender(Protocol):
     """What a call needs of the application."""
 
     bodies_bytes: int
+    backups: int
+    restoring: bool
 
     @property
     def registry(self) -> Registry:
@@ -102,6 +104,9 @@ class Sender(Protocol):
         self, status: int, body: bytes | None, content_type: str, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         """A response with the headers that every answer carries."""
+
+    def stream(self, content_type: str, headers: Mapping[str, str]) -> web.StreamResponse:
+        """A 200 whose body comes piece by piece."""
 
     def problem(self, error: RegistryError) -> web.Response:
         """An error as problem+json."""
@@ -158,16 +163,16 @@ class Call:
         self, body: bytes, index: int, revision: int, content_type: str, extra: Mapping[str, str]
     ) -> web.Response:
         """200 with ``body``. The revision is that of the reading: the registry may have moved on since."""
-        headers = {**self._as_of(index), REVISION: str(revision), **extra}
+        headers = {**self.as_of(index), REVISION: str(revision), **extra}
         return self.app.respond(200, body, content_type, headers)
 
     def absent(self, error: RegistryError, index: int) -> web.Response:
         """A 404 that carries what a reading carries: absence has an index too."""
         response = self.app.problem(error)
-        response.headers.update(self._as_of(index))
+        response.headers.update(self.as_of(index))
         return response
 
-    def _as_of(self, index: int) -> dict[str, str]:
+    def as_of(self, index: int) -> dict[str, str]:
         """How fresh a reading is, and its index. A strong reading is as fresh as can be."""
         return {STALENESS: "0" if self.strong else str(self.registry.staleness_ms()), INDEX: str(index)}
 
@@ -200,15 +205,20 @@ class Call:
 
     def _idempotency(self) -> Idempotency | None:
         """The request's ``Idempotency-Key`` with a digest of all that makes the request: method, target, body."""
-        key = self.request.headers.get(IDEMPOTENCY_KEY)
+        key = self.idempotency_key()
         if key is None:
             return None
-        if not _KEY.fullmatch(key):
-            rule = f"must be 1..{limits.IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"
-            codec.refuse(IDEMPOTENCY_KEY, rule, key)
         target = self.request.raw_path.encode("utf-8", "surrogateescape")
         material = b"\0".join((self.request.method.encode(), target, self.body))
         return Idempotency(key, hashlib.blake2b(material, digest_size=16).digest())
+
+    def idempotency_key(self) -> str | None:
+        """The request's ``Idempotency-Key``, if any."""
+        key = self.request.headers.get(IDEMPOTENCY_KEY)
+        if key is not None and not _KEY.fullmatch(key):
+            rule = f"must be 1..{limits.IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"
+            codec.refuse(IDEMPOTENCY_KEY, rule, key)
+        return key
 
     async def written(self, result: Written | TxnDone, status: int, value: object = None) -> web.Response:
         """The answer to a write, once DNS shows it (or the wait was given up): 204 when there is no ``value``."""
@@ -261,7 +271,7 @@ async def _stream(app: Sender, request: web.BaseRequest, most: int) -> bytes:
     assert isinstance(connection, Connection)
     connection.server.receiving[connection] = None
     try:
-        await _continue(request)
+        await ask_for_body(request)
         async with asyncio.timeout(limits.HTTP_BODY_S_MAX):
             while chunk := await request.content.readany():
                 size += len(chunk)
@@ -283,7 +293,7 @@ async def _stream(app: Sender, request: web.BaseRequest, most: int) -> bytes:
     return b"".join(chunks)
 
 
-async def _continue(request: web.BaseRequest) -> None:
+async def ask_for_body(request: web.BaseRequest) -> None:
     """Ask for the body when the client waits to be asked (RFC 9110 section 10.1.1); large uploads by curl do."""
     expect = request.headers.get(hdrs.EXPECT)
     if expect is None or request.version < HttpVersion11:

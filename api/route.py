@@ -25,12 +25,14 @@ class Endpoint(msgspec.Struct, frozen=True):
         kind: ``read`` takes ``?consistency=``, ``write`` takes ``?visible=``, ``plain`` neither and any query.
         query: names of the parameters it takes besides those.
         body_max: bytes; 0 for an endpoint whose body must be empty.
+        streams: the handler reads the body itself, piece by piece.
     """
 
     handler: Any
     kind: Kind
     query: frozenset[str] = frozenset()
     body_max: int = 0
+    streams: bool = False
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from discovery import limits
-from discovery.api import instance, kv, lease, operate, service
+from discovery.api import instance, kv, lease, operate, service, snapshot
 from discovery.api.paging import PAGE_QUERY
 from discovery.api.route import Endpoint, Route
 
@@ -83,6 +83,11 @@ ROUTES: Final = (
     Route("txn", "/api/v1/txn", {"POST": Endpoint(kv.transact, "write", body_max=limits.HTTP_BATCH_BYTES_MAX)}),
     Route("events", "/api/v1/events", {"GET": Endpoint(operate.events, "read", operate.EVENTS_QUERY)}),
     Route("cluster", "/api/v1/cluster", {"GET": Endpoint(operate.cluster, "read")}),
+    Route(
+        "snapshot",
+        "/api/v1/snapshot",
+        {"GET": Endpoint(snapshot.get, "read"), "PUT": Endpoint(snapshot.put, "write", streams=True)},
+    ),
     Route("resolve", "/api/v1/resolve", {"GET": Endpoint(operate.resolve, "read", operate.RESOLVE_QUERY)}),
     Route("healthz", "/healthz", {"GET": Endpoint(operate.healthz, "plain")}),
     Route("readyz", "/readyz", {"GET": Endpoint(operate.readyz, "plain")}),

@@ -101,8 +101,8 @@ class Reader:
         self._counts = dict.fromkeys(CONTENT, 0)
         self._ended = False
 
-    def push(self, data: bytes) -> bytes:
-        """Take the bytes that follow; the whole frames that are complete now, each with its length, may be none.
+    def push(self, data: bytes) -> list[bytes]:
+        """Take the bytes that follow; the frames that are complete now, each with its length, may be none.
 
         Raises:
             CorruptData: this is no backup, or a damaged one.
@@ -110,7 +110,7 @@ class Reader:
         self.size += len(data)
         self._pending += data
         if self.header is None and not self._head():
-            return b""
+            return []
         return self._frames()
 
     def finish(self) -> Header:
@@ -149,8 +149,8 @@ class Reader:
         self._take(len(lines[0]) + len(lines[1]) + 2)
         return True
 
-    def _frames(self) -> bytes:
-        taken = bytearray()
+    def _frames(self) -> list[bytes]:
+        taken = []
         while not self._ended and len(self._pending) >= LENGTH.size:
             length = LENGTH.unpack_from(self._pending)[0]
             if length > _FRAME_BYTES_MAX:
@@ -163,10 +163,10 @@ class Reader:
             else:
                 frame = self._take(LENGTH.size + length)
                 self._count(frame)
-                taken += frame
+                taken.append(frame)
         if self._ended:
             self._check_end()
-        return bytes(taken)
+        return taken
 
     def _count(self, frame: bytes) -> None:
         try:

@@ -267,6 +267,10 @@ class Store:
         catalog, keys = tables.catalog, tables.keys
         return Totals(catalog.instances, catalog.services, len(keys.records), keys.bytes, len(tables.leases.held))
 
+    def occupied(self) -> Failure | None:
+        """Why no backup can be restored into this state, or ``None``: it is empty."""
+        return staging.occupied(self._tables)
+
     def snapshot(self) -> Snapshot:
         """An immutable copy, made in a few ms for 100,000 instances; its chunks may be produced in another thread."""
         return Snapshot(self._tables)
