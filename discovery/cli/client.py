@@ -10,9 +10,9 @@ import http.client
 import json
 import ssl
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8500"
@@ -20,6 +20,10 @@ CONNECT_S_MAX: Final = 2.0
 TIMEOUT_S: Final = 15.0  # longer than the server's own 10 s for a write
 PASS_ON: Final = frozenset({502, 503, 504})
 API: Final = "/api/v1/"
+_BYTES: Final = (f"{API}kv/", f"{API}snapshot")
+
+Body = bytes | BinaryIO | None
+Take = Callable[[http.client.HTTPResponse], bytes]
 
 
 class Unreachable(Exception):
@@ -75,39 +79,60 @@ class Connection:
             self._http = None
 
     def request(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float
+        self,
+        method: str,
+        path: str,
+        body: Body,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        take: Take = http.client.HTTPResponse.read,
     ) -> Answer:
         """One request.
 
         Args:
+            body: a file is sent from its beginning.
             timeout_s: for the whole request but a slow body: connecting, sending and each wait for data.
+            take: reads the body of a success; what it returns is the answer's body.
 
         Raises:
             OSError, http.client.HTTPException: no answer came.
         """
         kept = self._http is not None
         try:
-            return self._exchange(method, path, body, headers, timeout_s)
+            return self._exchange(method, path, body, headers, timeout_s, take)
         except (ConnectionError, http.client.BadStatusLine):
             self.close()
             if not kept:
                 raise
-            return self._exchange(method, path, body, headers, timeout_s)
+            return self._exchange(method, path, body, headers, timeout_s, take)
 
     def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float
+        self, method: str, path: str, body: Body, headers: Mapping[str, str], timeout_s: float, take: Take
     ) -> Answer:
         try:
             connection = self._open(timeout_s)
-            connection.request(method, self._parts.path.rstrip("/") + path, body, dict(headers))
+            self._send(connection, method, path, body, headers)
             response = connection.getresponse()
-            data = response.read()
+            data = take(response) if 200 <= response.status < 300 else response.read()
         except BaseException:
             self.close()
             raise
         if response.will_close:
             self.close()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, data, self.url)
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Body, headers: Mapping[str, str]
+    ) -> None:
+        """Send; a server that will not take a file says why without reading to its end, which is no error here."""
+        is_file = body is not None and not isinstance(body, bytes)
+        if is_file:
+            body.seek(0)  # type: ignore[union-attr]
+        try:
+            connection.request(method, self._parts.path.rstrip("/") + path, body, dict(headers))
+        except ConnectionError:
+            if not is_file:
+                raise
 
     def _open(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._http is None:
@@ -167,31 +192,33 @@ class Client:
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
+        body: Body = None,
         headers: Mapping[str, str] | None = None,
         *,
         timeout_s: float | None = None,
         pass_on: frozenset[int] = PASS_ON,
+        take: Take = http.client.HTTPResponse.read,
     ) -> Answer:
         """One request, on the first server that can serve it; else the last refusal.
 
         Args:
             timeout_s: for each server, instead of the client's own.
             pass_on: answers after which the next server is asked.
+            take: reads the body of a success, as in :meth:`Connection.request`; anew for each server.
 
         Raises:
             Unreachable: not one server answered.
         """
         sent = dict(headers or {})
         if body is not None:
-            sent["Content-Type"] = "application/octet-stream" if path.startswith(f"{API}kv/") else "application/json"
+            sent["Content-Type"] = "application/octet-stream" if path.startswith(_BYTES) else "application/json"
         if self.token:
             sent["Authorization"] = f"Bearer {self.token}"
         refusal: Answer | None = None
         reasons = []
         for connection in list(self._connections):
             try:
-                answer = connection.request(method, path, body, sent, timeout_s or self.timeout_s)
+                answer = connection.request(method, path, body, sent, timeout_s or self.timeout_s, take)
             except (OSError, http.client.HTTPException) as problem:
                 reasons.append(f"{connection.url}: {_reason(problem)}")
                 continue

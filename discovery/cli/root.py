@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from discovery import __version__
-from discovery.cli import catalogue, cluster, instance, kv, run, serve
+from discovery.cli import catalogue, cluster, instance, kv, run, serve, snapshot
 
 EPILOG = """\b
 Try it:
@@ -44,5 +44,6 @@ for command in (
     cluster.members,
     cluster.leader,
     cluster.status,
+    snapshot.snapshot,
 ):
     group.add_command(command)
