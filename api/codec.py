@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -27,6 +28,7 @@ _UNIT_MS: Final[Mapping[str, int]] = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_6
 _LEASE: Final = re.compile(r"[0-9a-fA-F]{1,16}")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DECIMAL: Final = re.compile(r"[0-9]{1,19}")
 
 _encoder: Final = msgspec.json.Encoder()
@@ -58,8 +60,8 @@ def refuse(field: str, rule: str, value: object = None) -> NoReturn:
 
 
 def refuse_all(faults: Iterable[FieldError]) -> None:
-    """Raise :class:`InvalidInput` when there is any fault; its detail is the first one."""
-    found = tuple(faults)
+    """Raise :class:`InvalidInput` when there is any fault; its detail is the first one, and not too many are told."""
+    found = tuple(islice(faults, limits.PROBLEM_ERRORS_MAX))
     if found:
         raise InvalidInput(f"{found[0].field} {found[0].rule}", found)
 
@@ -70,9 +72,11 @@ def refuse_all(faults: Iterable[FieldError]) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        refuse(str(shown(twice)), "stands twice in one object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                refuse(str(shown(name)), "stands twice in one object")
+            seen.add(name)
     return found
 
 
@@ -89,6 +93,9 @@ def decode_json(body: bytes) -> Any:
     Raises:
         InvalidInput: anything else, and nesting deeper than ``limits.JSON_DEPTH_MAX``.
     """
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > limits.JSON_CONTAINERS_MAX:
+        refuse("body", f"must hold at most {limits.JSON_CONTAINERS_MAX} arrays and objects", containers)
     try:
         value = _decoder.decode(body.decode())
     except UnicodeDecodeError as error:
@@ -99,7 +106,7 @@ def decode_json(body: bytes) -> Any:
         refuse("body", f"must not nest deeper than {limits.JSON_DEPTH_MAX}")
     except ValueError:  # Python refuses to convert thousands of digits
         refuse("body", "must hold no number beyond 64 bits")
-    if b"\\u" in body or body.count(b"[") + body.count(b"{") > limits.JSON_DEPTH_MAX:
+    if b"\\u" in body or containers > limits.JSON_DEPTH_MAX:
         _inspect(value, 0)
     return value
 
@@ -107,7 +114,7 @@ def decode_json(body: bytes) -> Any:
 def _inspect(value: object, depth: int) -> None:
     """Refuse what the decoder lets pass: deep nesting, and text that no UTF-8 can carry."""
     if isinstance(value, str):
-        if any("\ud800" <= char <= "\udfff" for char in value):
+        if _SURROGATE.search(value):
             refuse("body", "must hold no lone surrogate (RFC 8259 section 8.2)", value)
         return
     if not isinstance(value, (dict, list)):
@@ -115,7 +122,8 @@ def _inspect(value: object, depth: int) -> None:
     if depth >= limits.JSON_DEPTH_MAX:
         refuse("body", f"must not nest deeper than {limits.JSON_DEPTH_MAX}")
     for item in value if isinstance(value, list) else (*value.keys(), *value.values()):
-        _inspect(item, depth + 1)
+        if isinstance(item, (str, list, dict)):
+            _inspect(item, depth + 1)
 
 
 def decode_object(body: bytes, known: frozenset[str], later: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -50,6 +51,7 @@ def fault(error: InvalidInput) -> tuple[str, str]:
         (b"[" * 100_000, "body", "nest deeper than 16"),
         (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "body", "nest deeper than 16"),
         (b"9" * 5000, "body", "beyond 64 bits"),
+        (b"[" + b"{}," * 100_000 + b"{}]", "body", "at most 100000 arrays and objects"),
     ],
 )
 def test_what_is_no_strict_json_is_refused_by_name(body: bytes, field: str, rule: str) -> None:
@@ -57,6 +59,18 @@ def test_what_is_no_strict_json_is_refused_by_name(body: bytes, field: str, rule
         codec.decode_json(body)
     assert fault(caught.value)[0] == field
     assert rule in fault(caught.value)[1]
+
+
+def test_many_names_are_judged_in_proportion_and_few_faults_are_told() -> None:
+    names = ",".join(f'"{number:x}":0' for number in range(100_000))
+    began = time.perf_counter()
+    with pytest.raises(InvalidInput) as caught:
+        codec.decode_json(f'{{{names},"last":1,"last":2}}'.encode())
+    assert fault(caught.value)[0] == "last"
+    with pytest.raises(InvalidInput) as caught:
+        codec.decode_object(f"{{{names}}}".encode(), frozenset({"ttl"}))
+    assert len(caught.value.errors) == limits.PROBLEM_ERRORS_MAX
+    assert time.perf_counter() - began < 2.0, "each name was compared with each other"
 
 
 def test_nesting_up_to_the_limit_passes() -> None:
