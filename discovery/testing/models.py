@@ -262,11 +262,14 @@ def _known(state: State, call: Txn) -> State:
     return state
 
 
+_ANSWERS: Final = {Get: Found, Put: Wrote, Delete: Deleted}
+
+
 def _branch(state: State, call: Txn, succeeded: bool, output: Decided | None) -> list[State]:
     ops = call.then if succeeded else call.orelse
     before, changed = state, False
     revision = output.revision if output is not None else None
-    if output is not None and len(output.results) != len(ops):
+    if output is not None and [type(result) for result in output.results] != [_ANSWERS[type(op)] for op in ops]:
         return []
     for position, op in enumerate(ops):
         there = state.cell(op.key)
@@ -286,6 +289,6 @@ def _branch(state: State, call: Txn, succeeded: bool, output: Decided | None) ->
             state = state.with_cell(op.key, None)
     if output is None:
         return [state] if state.cells != before.cells else []
-    if output.revision < before.floor + (1 if changed else 0):
+    if output.revision < state.floor + (1 if changed else 0):
         return []
     return [state.seen(output.revision)]
