@@ -141,6 +141,12 @@ class Overloaded(NotApplied):
     code, title = "overloaded", "Overloaded"
 
 
+class DiskFull(NotApplied):
+    """Surely not applied: this node's disk has no room for it (full, over quota, or above the limit of a file)."""
+
+    code, title = "disk_full", "Disk full"
+
+
 class Unavailable(NotApplied):
     """A read could not be served as asked: no leader for a strong read, a revision this node has not reached."""
 

@@ -61,6 +61,7 @@ RESTORE_BYTES_MAX: Final = 1024 * 1024 * 1024  # of a backup while it is being r
 RESTORE_AGE_MS: Final = 600_000  # after this without progress what a restore staged is dropped
 LOG_RETAINED_BYTES: Final = 32 * 1024 * 1024
 WAL_SEGMENT_BYTES: Final = 8 * 1024 * 1024
+UNWRITTEN_LOG_BYTES_MAX: Final = 16 * 1024 * 1024  # that a node without room on its disk keeps in memory
 PROPOSALS_WAITING_MAX: Final = 10_000
 PROPOSALS_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 

@@ -37,6 +37,8 @@ def problems(status: RaftStatus, founded: bool, workers_behind: Sequence[str]) -
         found.append(Problem("leader", "this node was elected and has not begun to lead", frozenset({"writes"})))
     if not founded:
         found.append(Problem("history", "the cluster is not founded yet, or this node knows nothing of it", ALL))
+    if status.disk.full:
+        found.append(Problem("disk", status.disk.full, frozenset({"writes"})))
     if status.applied < status.commit:
         behind = f"entry {status.applied} of {status.commit} that are known committed is applied"
         found.append(Problem("applied", behind, ALL))

@@ -42,6 +42,12 @@ class Core(State):
         if self.state != LEADER and self.leader == peer and term == self.term:
             self._SyncObj__raftLeader = None
 
+    def step_down(self) -> None:
+        """Stop leading, or campaigning, in this term for good."""
+        self._SyncObj__setState(FOLLOWER)
+        self._SyncObj__raftLeader = None
+        self.election_deadline = instant.now + self._SyncObj__generateRaftTimeout()
+
     def up_to_date(self, last_log_term: int, last_log_index: int) -> bool:
         """Whether a log with that end may lead us (Raft section 5.4.1)."""
         return (last_log_term, last_log_index) >= (self.wal[-1][2], self.last_index)

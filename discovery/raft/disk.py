@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+from discovery.errors import DiskFull
+
+_NO_ROOM: Final = {
+    errno.ENOSPC: "make room in its file system (df -h and df -i show it)",
+    errno.EDQUOT: "raise the quota of the user that the daemon runs as, or make room within it",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f, LimitFSIZE=)",
+}
+"""Errors that say "not now": nothing is broken, and the way out is somebody else's."""
 
 
 class Disk(Protocol):
-    """A flat directory of files. What is not synced may be lost in a crash, block by block, in any order."""
+    """A flat directory of files. What is not synced may be lost in a crash, block by block, in any order.
+
+    :meth:`create`, :meth:`append` and :meth:`rename` raise :class:`DiskFull` when there is no room; an append may have
+    written a part by then. Everything else that fails, and every failed sync whatever its reason, raises
+    :class:`OSError`.
+    """
 
     def list(self) -> list[str]:
         """Names of the files, unordered."""
@@ -28,6 +45,9 @@ class Disk(Protocol):
     def sync(self, name: str) -> None:
         """Wait until the bytes of the file (and its size) are on the medium."""
 
+    def rewrite(self, name: str, offset: int, data: bytes) -> None:
+        """Write bytes that the file has already once more, so that the next :meth:`sync` cannot take them for clean."""
+
     def truncate(self, name: str, size: int) -> None:
         """Cut the file to ``size`` bytes."""
 
@@ -45,7 +65,8 @@ class RealDisk:
     """A flat directory of files (fulfils :class:`Disk`).
 
     Files that are appended to stay open until :meth:`close`, :meth:`remove` or :meth:`rename`. Nothing is durable
-    before :meth:`sync` (a file's bytes) and :meth:`sync_dir` (names). All methods block and raise :class:`OSError`.
+    before :meth:`sync` (a file's bytes) and :meth:`sync_dir` (names). All methods block and raise :class:`OSError`, or
+    :class:`DiskFull` where :class:`Disk` says so.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,18 +96,35 @@ class RealDisk:
         """An empty file; one of that name is replaced."""
         self._forget(name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        self._open[name] = os.open(self.path / name, flags, 0o600)
+        with self._room(name):
+            self._open[name] = os.open(self.path / name, flags, 0o600)
 
     def append(self, name: str, data: bytes) -> None:
         """Add bytes at the end of an existing file."""
         descriptor = self._descriptor(name)
-        written = os.write(descriptor, data)
-        while written < len(data):  # a signal or a full disk cut the write short; the next one says which
-            written += os.write(descriptor, memoryview(data)[written:])
+        with self._room(name):
+            written = os.write(descriptor, data)
+            while written < len(data):  # a signal or a full disk cut the write short; the next one says which
+                written += os.write(descriptor, memoryview(data)[written:])
 
     def sync(self, name: str) -> None:
         """Wait until the bytes of the file (and its size) are on the medium."""
-        os.fdatasync(self._descriptor(name))
+        descriptor = self._descriptor(name)
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            raise OSError(error.errno, f"fsync failed: {error.strerror}", str(self.path / name)) from error
+
+    def rewrite(self, name: str, offset: int, data: bytes) -> None:
+        """Write bytes that the file has already once more, so that the next :meth:`sync` cannot take them for clean."""
+        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC)  # O_APPEND would override the offset
+        try:
+            with self._room(name):
+                while data:
+                    written = os.pwrite(descriptor, data, offset)
+                    offset, data = offset + written, data[written:]
+        finally:
+            os.close(descriptor)
 
     def truncate(self, name: str, size: int) -> None:
         """Cut the file to ``size`` bytes."""
@@ -96,7 +134,8 @@ class RealDisk:
         """Give ``old`` the name ``new`` in one step, replacing what had it."""
         self._forget(old)
         self._forget(new)
-        (self.path / old).rename(self.path / new)
+        with self._room(new):
+            (self.path / old).rename(self.path / new)
 
     def remove(self, name: str) -> None:
         """Remove the file."""
@@ -111,6 +150,18 @@ class RealDisk:
         """Close all files; the disk may be used again."""
         for name in tuple(self._open):
             self._forget(name)
+
+    @contextlib.contextmanager
+    def _room(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise DiskFull(
+                f"the disk is full: {self.path / name}: {error.strerror}. Way out: {_NO_ROOM[error.errno]}; this node "
+                f"goes on by itself as soon as there is room, the other nodes go on meanwhile"
+            ) from error
 
     def _descriptor(self, name: str) -> int:
         if name not in self._open:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NoReturn, Protocol
 
-from discovery.errors import CorruptData, InvalidInput
+from discovery.errors import CorruptData, DiskFull, InvalidInput
 from discovery.raft import codec
 from discovery.raft.types import EngineAPI, Job, Machine, Output, SnapshotStore, run_job
 
@@ -70,7 +70,7 @@ class LogWriter:
         self._thread.start()
 
     def write(self, batch: bytes) -> asyncio.Future[None]:
-        """Done when the batch is on the disk. It never fails: the process ends instead."""
+        """Done when the batch is on the disk; raises DiskFull. Any other failure ends the process instead."""
         done: asyncio.Future[None] = self._loop.create_future()
         self._batches.put((batch, done))
         return done
@@ -83,12 +83,15 @@ class LogWriter:
     def _run(self) -> None:
         while (work := self._batches.get()) is not None:
             batch, done = work
+            full: DiskFull | None = None
             try:
                 self._wal.write(batch)
+            except DiskFull as error:
+                full = error
             except BaseException as error:
                 self._fatal("the log cannot be written", error)
                 return
-            self._loop.call_soon_threadsafe(_resolve, done)
+            self._loop.call_soon_threadsafe(_resolve, done, full)
 
 
 class Driver:
@@ -123,6 +126,8 @@ class Driver:
         self._watchers: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self.passes = 0
+        self._full = False
+        self.fulls = 0
         self.syncs = 0
         self.sync_s = 0.0
         self.pass_s_max = 0.0
@@ -192,21 +197,33 @@ class Driver:
             self._start(job)
         self.passes += 1
         self.pass_s_max = max(self.pass_s_max, self._clock() - begin)
-        if output.batch is not None:
-            await self._sync(output.batch)
-        self._engine.synced()
-        self._send(output.late, epochs)
+        if output.batch is None or await self._sync(output.batch):
+            self._engine.synced()
+            self._send(output.late, epochs)
         _answer(output)
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             _resolve(watcher)
 
-    async def _sync(self, batch: bytes) -> None:
+    async def _sync(self, batch: bytes) -> bool:
+        """Whether the batch is on the disk; without room the engine is told instead, and nothing of it is sent."""
         begin = self._clock()
-        await self._writer.write(batch)
+        try:
+            await self._writer.write(batch)
+        except DiskFull as error:
+            self.fulls += 1
+            if not self._full:
+                _log.error("no writes, no votes and no leadership for now: %s", error.detail)
+            self._full = True
+            self._engine.unsynced(error.detail)
+            return False
+        if self._full:
+            _log.warning("the disk has room again: this node takes part as before")
+        self._full = False
         self.syncs += 1
         self.sync_s += self._clock() - begin
         self._woken.set()  # the engine counts this disk in its next pass
+        return True
 
     async def _rest(self) -> None:
         if self._woken.is_set():
@@ -245,7 +262,9 @@ class Driver:
         if done.cancelled():
             return
         error = done.exception()
-        if error is not None and not isinstance(error, CorruptData):
+        if isinstance(error, DiskFull):
+            _log.error("a snapshot cannot be kept for now; it is tried again: %s", error.detail)
+        elif error is not None and not isinstance(error, CorruptData):
             self._fatal("a snapshot cannot be written or loaded", error)
             return
         self._engine.job_done(job, error if error is not None else done.result())

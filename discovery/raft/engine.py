@@ -56,7 +56,7 @@ class Engine(Member):
         seam.verify_source()
         self._clock, self._random = clock, random
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._awaiting_sync = False
+        self._awaiting_sync = self._batch_given = False
         self._promised = float("inf")
         self._role: tuple[Role, int, str | None, bool] | None = None
         self._enter()
@@ -114,9 +114,12 @@ class Engine(Member):
             raise RuntimeError("a pass began before the sync of the last one ended")
         core = self._core
         self._enter()
-        core.durable = core.last_index
+        self._room.look(instant.now)
+        if not self._room.mute:
+            core.durable = core.last_index
         core.hard_moved = False
         self._again = False
+        self._shortage.begin_pass()
         if instant.now > self._promised + self._settings.stall_s:
             self._prevoting.stood_still(instant.now - self._promised)
         inbox, self._inbox = self._inbox, []
@@ -125,6 +128,7 @@ class Engine(Member):
         self._proposals.drop_bound(core.term if core.state == LEADER else None)
         self._prevoting.tick()
         core._onTick(0)
+        self._shortage.refuse_writes()
         self._lead() if core.state == LEADER else self._follow()
         self._snapshot_if_due()
         self._expire()
@@ -134,6 +138,16 @@ class Engine(Member):
     def synced(self) -> None:
         """The batch of the last output is on the disk."""
         self._awaiting_sync = False
+        if self._room.mute and self._batch_given:
+            self._room.written()
+            self._again = True
+
+    def unsynced(self, cause: str) -> None:
+        """There was no room for the batch of the last output; its ``late`` messages must be dropped."""
+        self._awaiting_sync = False
+        self._room.log.failed(cause, self._clock())
+        self._reads.lost(None)  # the question may have been among what was dropped
+        self._again = True
 
     def next_deadline(self) -> float:
         """When to step next although nothing happened (on ``clock``; ``inf``: never)."""
@@ -149,7 +163,7 @@ class Engine(Member):
         ]
         if self._transfer is not None:
             deadlines.append(self._transfer[1])
-        return min(deadlines)
+        return min(*deadlines, self._room.next_deadline(instant.now))
 
     def _enter(self) -> None:
         instant.now, instant.source = self._clock(), self._random
@@ -225,14 +239,17 @@ class Engine(Member):
         if core.last_index != self._log_end:
             self._log_end, self._log_moved_at = core.last_index, instant.now
         early, late = core.outbox.take()
-        if core.hard_moved:  # then even an append would speak of a term that a crash could take back
+        mute = self._room.mute
+        batch = core.wal.take() if not mute or instant.now >= self._room.log.retry_at else None
+        self._batch_given = batch is not None
+        if mute:  # what a follower asks promises nothing
+            late = late if self._batch_given else []
+        elif core.hard_moved:  # then even an append would speak of a term that a crash could take back
             early, late = [], early + late
         jobs, self._jobs = self._jobs, []
         if not self._saving:  # two jobs never write snapshots at the same time
             jobs += self._incoming.take_jobs()
-        output = Output(
-            early, core.wal.take(), late, jobs, self._proposals.resolved, self._confirmed, self._reads.readable
-        )
+        output = Output(early, batch, late, jobs, self._proposals.resolved, self._confirmed, self._reads.readable)
         self._proposals.resolved, self._confirmed, self._reads.readable = [], [], []
         self._awaiting_sync = True
         # Alone, nobody's acknowledgement wakes us: look again once our own disk has what was added.
@@ -270,4 +287,5 @@ class Engine(Member):
             waiting=len(self._proposals),
             elections=self._prevoting.elections,
             peers=tuple(peers),
+            full=self._room.cause,
         )

@@ -67,6 +67,10 @@ class Incoming:
             self._installing = InstallSnapshot(message.index, message.last_term, self._receiver)
             self._jobs.append(self._installing)
 
+    def give_up(self) -> None:
+        """There is no room for it: what came so far is removed, the leader is not answered and begins anew later."""
+        self._drop()
+
     def _drop(self) -> None:
         if self._receiver is not None:
             self._receiver.discard()

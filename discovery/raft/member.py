@@ -7,14 +7,16 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from discovery.command import Meta
-from discovery.errors import InvalidInput
+from discovery.errors import DiskFull, InvalidInput
 from discovery.raft import codec, packing, rounds
 from discovery.raft.core import LEADER, Core
 from discovery.raft.install import Incoming, reconcile
 from discovery.raft.prevote import PreVoting
 from discovery.raft.proposals import Accepted, Proposals
 from discovery.raft.replication import Replication
+from discovery.raft.room import Room
 from discovery.raft.seam import instant
+from discovery.raft.shortage import Shortage
 from discovery.raft.types import InstallSnapshot, Job, Log, Machine, SaveSnapshot, Settings, SnapshotStore
 
 _APPLY_MAX: Final = 10_000
@@ -56,6 +58,8 @@ class Member:
         self._accepted = Accepted(settings)
         self._replication = Replication(core, snapshots, settings)
         self._prevoting = PreVoting(core, settings)
+        self._room = Room()
+        self._shortage = Shortage(self._room, core, self._prevoting, self._proposals)
         self._rounds = rounds.Rounds(core.majority)
         self._reads = rounds.Reads(incarnation >> 16)
         self._confirmed: list[tuple[Hashable, int | Exception]] = []
@@ -210,7 +214,10 @@ class Member:
 
     def _on_append(self, peer: str, message: codec.AppendEntries) -> None:
         self._lead_news(peer, message.term, message.round)
-        self._core.on_append(peer, message)
+        if self._room.mute:
+            self._shortage.on_append(peer, message)
+        else:
+            self._core.on_append(peer, message)
 
     def _lead_news(self, peer: str, term: int, number: int) -> None:
         """Somebody leads: attempts are void, reads ask him; a new round is announced before it is answered."""
@@ -254,7 +261,18 @@ class Member:
             return
         self._prevoting.void()
         core.follow(peer)
-        self._incoming.on_chunk(peer, message)
+        if self._room.mute:
+            core.forget_leader(peer, core.term)
+            return
+        if self._room.receive.cause and message.offset:
+            return  # what was under way when the room ended
+        try:
+            self._incoming.on_chunk(peer, message)
+        except DiskFull as error:
+            self._room.receive.failed(error.detail, instant.now)
+            self._incoming.give_up()
+        else:
+            self._room.receive.done()
 
     def _on_snapshot_ack(self, peer: str, message: codec.SnapshotAck) -> None:
         core = self._core
@@ -302,7 +320,10 @@ class Member:
     def _snapshot_if_due(self) -> None:
         core = self._core
         written = core.wal.bytes_written - self._bytes_mark
-        if self._saving or self._incoming.installing or written < self._settings.snapshot_bytes:
+        again = bool(self._room.save.cause)
+        if self._saving or self._incoming.installing or instant.now < self._room.save.retry_at:
+            return
+        if written < self._settings.snapshot_bytes and not again:
             return
         latest = self._snapshots.latest()
         # A large state is written again only when as much was logged: the cost stays in proportion to the writes.
@@ -316,19 +337,26 @@ class Member:
         if isinstance(job, InstallSnapshot):
             if self._incoming.finished(job, result):
                 self._install(job, result)
+            if isinstance(result, DiskFull):
+                self._room.receive.failed(result.detail, instant.now)
+            return
+        self._saving = False
+        if isinstance(result, DiskFull):
+            self._room.save.failed(result.detail, instant.now)
             return
         if isinstance(result, Exception):
             raise result
-        self._saving = False
         self._snapshot_saved(job.index)
 
     def _snapshot_saved(self, index: int) -> None:
+        self._room.save.done()
         if index > self._snapshot_index:
             self._snapshot_index = index
             self._core.wal.compact(index)
 
     def _install(self, job: InstallSnapshot, state: Any) -> None:
         """Hazard 18: only forward. Callers whose commands may be inside get "outcome unknown"."""
+        self._room.receive.done()
         self._machine.install(state)
         self._incoming.place(job.index, job.term)
         self._snapshot_saved(job.index)

@@ -30,6 +30,8 @@ class PreVoting:
         self._hold_until = float("-inf")
         self._won = False
         self.elections = 0
+        self.may_campaign = True
+        self.may_vote = True
 
     def void(self) -> None:
         """A leader was heard: whatever was asked before is answered by that."""
@@ -42,14 +44,14 @@ class PreVoting:
         won, self._won = self._won, False
         if core.state == LEADER or core.election_deadline > instant.now:
             return
-        if won or not core.nodes:
+        if self.may_campaign and (won or not core.nodes):
             self.elections += 1
             core.election_deadline = _AT_ONCE
             return
         # A new attempt before the answers of this one could arrive would void them.
         core.election_deadline = instant.now + self._between(self._settings.retry_min_s, self._settings.retry_max_s)
         core.forget_leader(core.leader, core.term)
-        if len(core.connected) + 1 >= core.majority:
+        if self.may_campaign and len(core.connected) + 1 >= core.majority:
             self._ask()
 
     def _ask(self) -> None:
@@ -72,7 +74,7 @@ class PreVoting:
 
     def _grants(self, peer: str, message: PreVote) -> bool:
         core = self._core
-        if core.state == LEADER or message.next_term <= core.term:
+        if not self.may_vote or core.state == LEADER or message.next_term <= core.term:
             return False
         if not core.up_to_date(message.last_log_term, message.last_log_index):
             return False

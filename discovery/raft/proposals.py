@@ -125,6 +125,20 @@ class Proposals:
                 self._resolve(proposal, NotApplied(f"decided by the leader of term {proposal.bound}, which is over"))
         self._forget_answered()
 
+    def refuse_idle(self, error: Exception) -> None:
+        """Answer everything of which no copy can be in any log."""
+        for proposal in self._idle:
+            if not proposal.done:
+                self._resolve(proposal, error)
+        self._idle.clear()
+        self._bound_idle = 0
+
+    def died(self, ids: Iterable[bytes], error: Exception) -> None:
+        """The only log that had these copies gave them up."""
+        for wire in ids:
+            if (proposal := self._flying.get(wire)) is not None:
+                self._resolve(proposal, error)
+
     def applied(self, wire: bytes, result: object) -> None:
         """A command of the log was applied here."""
         proposal = self._flying.get(wire)

@@ -31,7 +31,7 @@ from discovery.raft.membership import Membership, listed
 from discovery.raft.rpc import Handler, Rpc
 from discovery.raft.snapshots import SnapshotStore
 from discovery.raft.transport import Transport
-from discovery.raft.types import Machine, MemberStatus, PeerStatus, RaftStatus, Settings
+from discovery.raft.types import DiskStatus, Machine, MemberStatus, PeerStatus, RaftStatus, Settings
 from discovery.raft.wal import Wal
 
 _log: Final = logging.getLogger(__name__)
@@ -249,18 +249,17 @@ class Raft:
         status = self._engine.status()
         own = PeerStatus(self.node, True, 0.0, status.applied, status.last_index)
         peers = sorted((own, *status.peers), key=lambda peer: peer.id)
-        return RaftStatus(
-            status.node,
-            status.role,
-            status.term,
-            status.leader,
-            status.ready,
-            status.commit,
-            status.applied,
-            status.last_index,
-            tuple(self._member(peer, status.leader) for peer in peers),
-            status.leaderless_s,
-        )
+        who = (status.node, status.role, status.term, status.leader, status.ready)
+        reached = (status.commit, status.applied, status.last_index)
+        members = tuple(self._member(peer, status.leader) for peer in peers)
+        return RaftStatus(*who, *reached, members, status.leaderless_s, self._disk_status(status.full))
+
+    def _disk_status(self, full: str) -> DiskStatus:
+        driver, snapshot = self._driver, self._snapshots.latest()
+        size = 0 if snapshot is None else snapshot.size
+        if driver is None:
+            return DiskStatus(full, self._wal.bytes_retained, size)
+        return DiskStatus(full, self._wal.bytes_retained, size, driver.syncs, driver.sync_s, driver.fulls)
 
     def _member(self, peer: PeerStatus, leader: str | None) -> MemberStatus:
         return MemberStatus(

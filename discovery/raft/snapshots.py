@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from discovery import limits
-from discovery.errors import CorruptData
+from discovery.errors import CorruptData, DiskFull
 
 if TYPE_CHECKING:
     from discovery.raft.disk import Disk
@@ -97,7 +97,11 @@ class _Incoming:
 
     def _commit(self) -> SnapshotFile:
         self._disk.sync(self._temporary)
-        self._disk.rename(self._temporary, file_name(self._index, self._term))
+        try:
+            self._disk.rename(self._temporary, file_name(self._index, self._term))
+        except DiskFull:
+            self.discard()
+            raise
         self._disk.sync_dir()
         self._open = False
         file = SnapshotFile(self._disk, self._index, self._term, self._size, self._sha.digest())
@@ -117,7 +121,11 @@ class Writer(_Incoming):
     def __init__(self, store: SnapshotStore, index: int, term: int) -> None:
         super().__init__(store, index, term)
         self._sums = 0
-        self._append(_head(index, term))
+        try:
+            self._append(_head(index, term))
+        except DiskFull:
+            self.discard()
+            raise
 
     def append(self, chunk: bytes) -> None:
         """Add one chunk, not empty, at most ``CHUNK_BYTES_MAX``; empty ones are left out."""

@@ -10,6 +10,7 @@ simulator in virtual time) does this, and nothing else, in a loop::
         wal.write(output.batch)                 # in a thread; the engine is not touched except by events
     engine.synced()                             # always, also without a batch
     send(output.late)                           # votes, acknowledgements: they speak of what is durable now
+    (or, when writing raised DiskFull: engine.unsynced(why), and output.late is dropped: nothing of it may be promised)
     answer(output.resolved, output.confirmed, output.readable)
     wait for an event or until engine.next_deadline()
 
@@ -27,6 +28,7 @@ import msgspec
 
 from discovery import limits
 from discovery.command import Meta
+from discovery.errors import DiskFull
 from discovery.raft.codec import RaftMessage
 
 Role = Literal["leader", "candidate", "follower"]
@@ -187,13 +189,18 @@ def run_job(job: Job, snapshots: SnapshotStore, machine: Machine) -> Any:
     Raises:
         OSError: the disk failed; the process must end.
         CorruptData: a received snapshot is damaged; give the exception to ``engine.job_done``.
+        DiskFull: what was written so far is removed; give the exception to ``engine.job_done``.
     """
     if isinstance(job, InstallSnapshot):
         return machine.load(job.receiver.commit_sync().chunks())
     writer = snapshots.writer(job.index, job.term)
-    for chunk in job.produce():
-        writer.append(chunk)
-    writer.commit_sync()
+    try:
+        for chunk in job.produce():
+            writer.append(chunk)
+        writer.commit_sync()
+    except DiskFull:
+        writer.discard()
+        raise
     return None
 
 
@@ -253,7 +260,12 @@ class PeerStatus(msgspec.Struct, frozen=True):
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
-    """The Raft state of this node. ``leaderless_s``: seconds since a leader was last known, 0 when one is."""
+    """The Raft state of this node.
+
+    Args:
+        leaderless_s: seconds since a leader was last known, 0 when one is.
+        full: why this node has no room to write, empty when it has.
+    """
 
     node: str
     role: Role
@@ -269,6 +281,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     waiting: int
     elections: int
     peers: tuple[PeerStatus, ...]
+    full: str = ""
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
@@ -281,6 +294,24 @@ class MemberStatus(msgspec.Struct, frozen=True):
     alive: bool
     last_contact_ms: int | None
     applied: int | None
+
+
+class DiskStatus(msgspec.Struct, frozen=True):
+    """The data directory in figures.
+
+    Args:
+        full: why there is no room to write, empty when there is.
+        log_bytes, snapshot_bytes: of the files of the log and of the newest snapshot.
+        syncs, sync_s: batches that were written to the log since the start, and the seconds that took in all.
+        fulls: batches of the log that found no room.
+    """
+
+    full: str = ""
+    log_bytes: int = 0
+    snapshot_bytes: int = 0
+    syncs: int = 0
+    sync_s: float = 0.0
+    fulls: int = 0
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
@@ -296,6 +327,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     last_index: int
     members: tuple[MemberStatus, ...]
     leaderless_s: float
+    disk: DiskStatus = DiskStatus()
 
 
 class EngineAPI(Protocol):
@@ -354,6 +386,9 @@ class EngineAPI(Protocol):
 
     def synced(self) -> None:
         """The batch of the last output is on the disk."""
+
+    def unsynced(self, cause: str) -> None:
+        """Instead of ``synced``: there was no room for the batch (``cause``: for people); nothing of it was written."""
 
     def next_deadline(self) -> float:
         """When to step next although nothing happened (on ``clock``; ``inf``: never)."""

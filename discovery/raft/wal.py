@@ -9,8 +9,10 @@ Contract:
     * After :meth:`Wal.write` returned, :meth:`Wal.open` on the same disk gives at least that state, whatever
       crashes. An interrupted write is wholly there or wholly gone.
     * :meth:`Wal.open` never reads something else: damage before the tail raises :class:`CorruptData`.
-    * An exception from :meth:`Wal.write` is final: the caller must end the process (a second fsync after a
+    * :class:`DiskFull` from :meth:`Wal.write` leaves the disk as it was before, and what was taken waits for the next
+      :meth:`Wal.take`. Any other exception from it is final: the caller must end the process (a second fsync after a
       failed one may report success for pages that were thrown away).
+    * :meth:`Wal.open` believes no page cache: a batch whose sync may have failed is written anew before it counts.
     * Between :meth:`Wal.take` and the end of :meth:`Wal.write` (which may run in another thread) nothing but reads.
 """
 
@@ -22,43 +24,15 @@ from typing import TYPE_CHECKING, Final, overload
 import msgspec
 
 from discovery import limits
-from discovery.errors import CorruptData
+from discovery.errors import DiskFull
 from discovery.raft import wal_frame
+from discovery.raft.wal_segment import Batch, Entry, Segment, corrupt, ours
 
 if TYPE_CHECKING:
     from discovery.raft.disk import Disk
 
-Entry = tuple[bytes, int, int]
-"""(command, index, term), in PySyncObj's order."""
-
-_PREFIX: Final = "wal-"
-_SUFFIX: Final = ".log"
-
-
-class _Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Payload of a frame. Each part replaces the log from ``start`` on (0: all of it) by its entries."""
-
-    term: int
-    vote: str | None
-    commit: int
-    parts: list[tuple[int, list[Entry]]]
-
-
-class _Segment:
-    """One file: its first sequence number, bytes, greatest index ever in it, least index still in force."""
-
-    __slots__ = ("first", "greatest", "name", "sequence", "size")
-
-    def __init__(self, sequence: int) -> None:
-        self.name = f"{_PREFIX}{sequence:016x}{_SUFFIX}"
-        self.sequence = sequence
-        self.size = 0
-        self.greatest = 0
-        self.first: int | None = None
-
-
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(_Batch)
+_decoder: Final = msgspec.msgpack.Decoder(Batch)
 
 
 class Wal:
@@ -76,9 +50,10 @@ class Wal:
         self._hard_state_moved = False
         self._parts: list[tuple[int, list[Entry]]] = []
         self._taken: list[tuple[int, list[Entry]]] = []
-        self._segments: list[_Segment] = []
-        self._doomed: list[_Segment] = []
+        self._segments: list[Segment] = []
+        self._doomed: list[Segment] = []
         self._sequence = 1
+        self._tail = (0, b"")
         self.bytes_written = 0
         """Bytes appended since :meth:`open`; only grows."""
 
@@ -105,15 +80,13 @@ class Wal:
             CorruptData: damage that no crash explains; names file, offset and the way out.
         """
         wal = cls(disk, wal_frame.salted(salt), segment_bytes, retained_bytes)
-        names = sorted(name for name in disk.list() if name.startswith(_PREFIX) and name.endswith(_SUFFIX))
+        names = sorted(filter(ours, disk.list()))
         for position, name in enumerate(names):
             wal._load(name, last=position == len(names) - 1)
         last = wal._entries[-1][1] if wal._entries else 1
         wal._commit = max(1, min(wal._commit, last))
-        # What a killed process wrote but had not synced was read from the page cache: it must not be taken for durable,
-        # let alone be acknowledged or followed by another segment, before it is.
         if names:
-            disk.sync(names[-1])
+            wal._prove(names[-1])
         disk.sync_dir()
         return wal
 
@@ -213,7 +186,7 @@ class Wal:
         if not self._parts and not self._hard_state_moved:
             return None
         self._taken, self._parts, self._hard_state_moved = self._parts, [], False
-        return _encoder.encode(_Batch(self._term, self._vote, self._commit, self._taken))
+        return _encoder.encode(Batch(self._term, self._vote, self._commit, self._taken))
 
     def write(self, batch: bytes) -> None:
         """Append the batch and wait until the disk has it (blocking; for a thread).
@@ -222,23 +195,22 @@ class Wal:
             batch: what :meth:`take` gave; batches are written in the order of their taking.
 
         Raises:
+            DiskFull: there is no room; the disk is as it was, :meth:`take` will give all of it again.
             OSError: the disk failed; the process must end.
         """
-        segment = self._segment_for_next()
-        frame = wal_frame.encode(batch, self._sequence, self._salt)
-        self._disk.append(segment.name, frame)
-        self._disk.sync(segment.name)
+        try:
+            segment = self._append_or_make_room(batch)
+        except DiskFull:
+            self._parts, self._taken, self._hard_state_moved = self._taken, [], True
+            raise
         self._note(segment, self._taken)
         self._taken = []
-        segment.size += len(frame)
-        self.bytes_written += len(frame)
-        self._sequence += 1
         self._remove_doomed()
 
     def begin(self) -> None:
         """Write a first, empty batch (blocking), so that a log that is missing later can be told from a new one."""
         if self.blank:
-            self.write(self.take() or _encoder.encode(_Batch(self._term, self._vote, self._commit, [])))
+            self.write(self.take() or _encoder.encode(Batch(self._term, self._vote, self._commit, [])))
 
     def compact(self, index: int) -> None:
         """Give up whole segments whose entries all lie below ``index``, but never the last ``retained_bytes``.
@@ -251,7 +223,7 @@ class Wal:
         """
         index = min(index, self._entries[-1][1]) if self._entries else 0
         retained = self.bytes_retained
-        while len(self._segments) > 1:
+        while len(self._segments) > 1 and self._segments[1].size:  # the hard state stands in every batch: one must stay
             segment = self._segments[0]
             if segment.greatest >= index or retained - segment.size < self._retained_bytes:
                 break
@@ -267,11 +239,37 @@ class Wal:
         if self._entries[0][1] < first:
             del self._entries[: first - self._entries[0][1]]
 
-    def _segment_for_next(self) -> _Segment:
+    def _append_or_make_room(self, batch: bytes) -> Segment:
+        """Append durably. On a full disk, segments that are given up anyway go first, as long as a batch remains."""
+        try:
+            return self._append(batch)
+        except DiskFull:
+            if not self._doomed or not any(segment.size for segment in self._segments):
+                raise
+        self._remove_doomed()
+        return self._append(batch)
+
+    def _append(self, batch: bytes) -> Segment:
+        segment = self._segment_for_next()
+        frame = wal_frame.encode(batch, self._sequence, self._salt)
+        try:
+            self._disk.append(segment.name, frame)
+        except DiskFull:
+            # The part that was written would otherwise stand between this batch and the next attempt. It is no matter
+            # if the cut is lost in a crash: then it is the torn tail that the next start cuts.
+            self._disk.truncate(segment.name, segment.size)
+            raise
+        self._disk.sync(segment.name)
+        segment.size += len(frame)
+        self.bytes_written += len(frame)
+        self._sequence += 1
+        return segment
+
+    def _segment_for_next(self) -> Segment:
         """The segment to append to; a new one, durably created, when there is none or the last is full."""
         if self._segments and self._segments[-1].size < self._segment_bytes:
             return self._segments[-1]
-        segment = _Segment(self._sequence)
+        segment = Segment(self._sequence)
         self._disk.create(segment.name)
         self._disk.sync(segment.name)
         self._disk.sync_dir()
@@ -285,7 +283,7 @@ class Wal:
             self._disk.sync_dir()
             del self._doomed[0]
 
-    def _note(self, segment: _Segment, parts: Sequence[tuple[int, list[Entry]]]) -> None:
+    def _note(self, segment: Segment, parts: Sequence[tuple[int, list[Entry]]]) -> None:
         """Keep account of which indices stand in which segment."""
         for start, entries in parts:
             for other in self._segments:
@@ -302,30 +300,40 @@ class Wal:
         segment = self._next_segment(name)
         self._segments.append(segment)
         data = memoryview(self._disk.read(name))
+        begin = 0
         for frame in wal_frame.frames(data, self._sequence, self._salt):
+            begin = segment.size
             self._replay(segment, frame)
+        self._tail = (begin, bytes(data[begin : segment.size]))
         if segment.size < len(data):
             self._cut(segment, data, last=last)
 
-    def _next_segment(self, name: str) -> _Segment:
-        digits = name[len(_PREFIX) : -len(_SUFFIX)]
-        try:
-            segment = _Segment(int(digits, 16))
-        except ValueError:
-            raise _corrupt(name, 0, "its name is none of this program's") from None
+    def _prove(self, name: str) -> None:
+        """Make durable what may have been read from the page cache only, before anything rests on it.
+
+        A killed process may not have come to its sync; and one whose sync *failed* leaves pages that the kernel calls
+        clean and that are not on the medium, so that another sync reports success for them. Only the last batch can be
+        such: the one before was synced before it was written. Its own bytes are written over it, which harms nothing
+        that is there, and now the sync must fetch them.
+        """
+        offset, last_batch = self._tail
+        if last_batch:
+            self._disk.rewrite(name, offset, last_batch)
+        self._disk.sync(name)
+
+    def _next_segment(self, name: str) -> Segment:
+        segment = Segment.of(name)
         if not self._segments:
             self._sequence = segment.sequence
         if segment.sequence != self._sequence or segment.name != name:
-            raise _corrupt(name, 0, f"the log before it ends at batch {self._sequence - 1}")
+            raise corrupt(name, 0, f"the log before it ends at batch {self._sequence - 1}")
         return segment
 
-    def _replay(self, segment: _Segment, frame: wal_frame.Frame) -> None:
+    def _replay(self, segment: Segment, frame: wal_frame.Frame) -> None:
         try:
             batch = _decoder.decode(frame.payload)
         except msgspec.MsgspecError as error:
-            raise _corrupt(
-                segment.name, segment.size, f"its checksum is right, its content is not ({error})"
-            ) from error
+            raise corrupt(segment.name, segment.size, f"its checksum is right, its content is not ({error})") from error
         for start, entries in batch.parts:
             self._replace(segment, start, entries)
         self._term, self._vote, self._commit = batch.term, batch.vote, batch.commit
@@ -333,29 +341,21 @@ class Wal:
         segment.size = frame.end
         self._sequence = frame.sequence + 1
 
-    def _replace(self, segment: _Segment, start: int, entries: list[Entry]) -> None:
+    def _replace(self, segment: Segment, start: int, entries: list[Entry]) -> None:
         log = self._entries
         if log and start <= log[-1][1]:
             del log[max(0, start - log[0][1]) :]
         if entries and log and entries[0][1] != log[-1][1] + 1:
-            raise _corrupt(segment.name, segment.size, f"entry {entries[0][1]} follows entry {log[-1][1]}")
+            raise corrupt(segment.name, segment.size, f"entry {entries[0][1]} follows entry {log[-1][1]}")
         log += entries
 
-    def _cut(self, segment: _Segment, data: memoryview, *, last: bool) -> None:
+    def _cut(self, segment: Segment, data: memoryview, *, last: bool) -> None:
         """Remove the torn end of the last segment, or refuse when it cannot be one."""
         offset = segment.size
         later = wal_frame.later_frame(data, offset, self._sequence, self._salt)
         if later is not None:
-            raise _corrupt(segment.name, offset, f"but a later batch begins at offset {later}")
+            raise corrupt(segment.name, offset, f"but a later batch begins at offset {later}")
         if not last:
-            raise _corrupt(segment.name, offset, "but a later segment exists")
+            raise corrupt(segment.name, offset, "but a later segment exists")
         self._disk.truncate(segment.name, offset)
         self._disk.sync(segment.name)
-
-
-def _corrupt(name: str, offset: int, why: str) -> CorruptData:
-    return CorruptData(
-        f"{name}: damaged at offset {offset}: {why}. No crash explains this; acknowledged writes may be missing here. "
-        f"Way out: keep a copy of the data directory, empty it, remove this node from the cluster and add it again "
-        f"(the other nodes send it everything), or put back a copy of the directory taken while the node was stopped."
-    )

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from discovery.command import Meta
+from discovery.errors import DiskFull
 from discovery.raft import codec
 from discovery.raft.core import Core
 from discovery.raft.engine import Engine
@@ -112,12 +113,16 @@ class RigNode:
         return output
 
     def finish(self, output: Output) -> None:
-        """The second half: the sync and what follows it."""
-        if output.batch is not None:
-            self.wal.write(output.batch)
+        """The second half: the sync and what follows it; without room nothing follows it."""
+        try:
+            if output.batch is not None:
+                self.wal.write(output.batch)
+        except DiskFull as error:
+            self.engine.unsynced(error.detail)
+        else:
+            self.engine.synced()
+            self.rig.post(self.name, output.late)
         self.disk.settle()
-        self.engine.synced()
-        self.rig.post(self.name, output.late)
         for token, result in [*output.resolved, *output.confirmed, *output.readable]:
             self.answers[token] = result
 
@@ -125,7 +130,11 @@ class RigNode:
         """Do what waits for a thread."""
         jobs, self.jobs = self.jobs, []
         for job in jobs:
-            result = run_job(job, self.snapshots, self.machine)
+            result: Any = None
+            try:
+                result = run_job(job, self.snapshots, self.machine)
+            except DiskFull as error:
+                result = error
             self.disk.settle()
             self.engine.job_done(job, result)
 

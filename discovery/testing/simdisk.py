@@ -3,13 +3,19 @@
 What was not synced is lost or kept block by block, in any combination; names that were not synced by their directory
 are lost from some point on. Calls take effect for the running process at once; what they mean for the medium is
 queued until :meth:`SimDisk.settle`, so that a crash in the middle of a longer write can stop at any of its steps.
+
+It can be full (an append then writes a part and fails), and a sync can fail as on Linux: some blocks reached the
+medium, and the kernel calls all of them clean, so that the next sync of the file succeeds without writing them.
 """
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 from typing import Final
+
+from discovery.errors import DiskFull
 
 BLOCK_BYTES: Final = 512
 
@@ -34,12 +40,28 @@ class _File:
         self.same = min(self.same, size)
 
     def settle(self) -> None:
-        """Cache and medium become equal."""
+        """What is dirty in the cache goes to the medium."""
+        self.medium.extend(bytes(max(0, self.same - len(self.medium))))
         self.medium[self.same :] = self.cache[self.same :]
         self.same = len(self.cache)
 
+    def overwrite(self, offset: int, data: bytes) -> None:
+        """Write in place; it is dirty from there on."""
+        self.cache[offset : offset + len(data)] = data
+        self.same = min(self.same, offset)
+
+    def fail(self, source: random.Random) -> None:
+        """A sync that fails: any subset of the blocks reaches the medium, and all of them count as clean."""
+        self.medium = self._partly(source)
+        self.same = len(self.cache)
+
     def lose(self, source: random.Random) -> None:
-        """Keep any subset of the blocks that differ between cache and medium."""
+        """Keep any subset of the blocks that are dirty."""
+        kept = self._partly(source)
+        self.medium, self.cache, self.seen = kept, bytearray(kept), bytearray(kept)
+        self.same = len(kept)
+
+    def _partly(self, source: random.Random) -> bytearray:
         kept = bytearray(self.medium)
         if len(self.cache) < len(kept) and source.random() < 0.5:
             del kept[len(self.cache) :]
@@ -48,8 +70,7 @@ class _File:
             if source.random() < 0.5:
                 kept.extend(bytes(max(0, begin + len(block) - len(kept))))
                 kept[begin : begin + len(block)] = block
-        self.medium, self.cache, self.seen = kept, bytearray(kept), bytearray(kept)
-        self.same = len(kept)
+        return kept
 
 
 class SimDisk:
@@ -64,6 +85,10 @@ class SimDisk:
         self._pending_names: list[Callable[[dict[str, _File]], None]] = []
         self._durable_names: dict[str, _File] = {}
         self._queue: list[Callable[[], None]] = []
+        self.full = False
+        """Whether there is no room for anything new."""
+        self.failing = False
+        """Whether the next sync of a file fails."""
 
     # -- Disk -----------------------------------------------------------------------------------------------------
 
@@ -81,21 +106,35 @@ class SimDisk:
         return len(self._file(name).seen)
 
     def create(self, name: str) -> None:
-        """An empty file."""
+        """An empty file; DiskFull."""
+        self._need_room(name)
         file = self._seen[name] = _File()
         self._rename_later(lambda names: names.__setitem__(name, file))
 
     def append(self, name: str, data: bytes) -> None:
-        """Add bytes."""
+        """Add bytes; on a full disk a part of them, and DiskFull."""
         file = self._file(name)
-        file.seen += data
-        self._queue.append(lambda: file.cache.extend(data))
+        part = data[: self._random.randint(0, len(data) - 1)] if self.full and data else data
+        file.seen += part
+        self._queue.append(lambda: file.cache.extend(part))
+        self._need_room(name)
 
     def sync(self, name: str) -> None:
-        """The file's bytes are on the medium once this is settled."""
+        """The file's bytes are on the medium once this is settled; OSError when it was made to fail, once."""
         file = self._file(name)
+        if self.failing:
+            self.failing = False
+            self.settle()
+            file.fail(self._random)
+            raise OSError(errno.EIO, "fsync failed", name)
         if not self._lying:
             self._queue.append(file.settle)
+
+    def rewrite(self, name: str, offset: int, data: bytes) -> None:
+        """Write in place what is there."""
+        file = self._file(name)
+        file.seen[offset : offset + len(data)] = data
+        self._queue.append(lambda: file.overwrite(offset, data))
 
     def truncate(self, name: str, size: int) -> None:
         """Cut the file."""
@@ -104,7 +143,8 @@ class SimDisk:
         self._queue.append(lambda: file.truncate(size))
 
     def rename(self, old: str, new: str) -> None:
-        """Give the file another name."""
+        """Give the file another name; DiskFull."""
+        self._need_room(new)
         self._seen[new] = self._file(old)
         del self._seen[old]
 
@@ -159,6 +199,10 @@ class SimDisk:
     def wipe(self) -> None:
         """Somebody emptied the directory."""
         self.__init__(self._random, lying=self._lying)  # type: ignore[misc]
+
+    def _need_room(self, name: str) -> None:
+        if self.full:
+            raise DiskFull(f"the disk is full: {name}")
 
     def _file(self, name: str) -> _File:
         try:

@@ -45,6 +45,10 @@ class TornDisk:
     def truncate(self, name, size):
         del self.files[name][size:]
 
+    def rewrite(self, name, offset, data):
+        self.files[name][offset : offset + len(data)] = data
+        self.synced[name] = min(self.synced[name], offset)
+
     def remove(self, name):
         del self.files[name]
         self.names_synced.discard(name)
