@@ -37,6 +37,11 @@ class Option(msgspec.Struct, frozen=True):
         return "--" + self.name.replace("_", "-")
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """All that the flag is called on the line: its name, and the key's where that is longer (``--http-listen``)."""
+        return tuple(dict.fromkeys((self.flag, "--" + self.key.replace(".", "-").replace("_", "-"))))
+
+    @property
     def variables(self) -> tuple[str, ...]:
         """The environment variables, the one that follows the flag first: ``DISCOVERY_DNS_WORKERS``."""
         names = (self.name, self.key.replace(".", "_"))

@@ -32,10 +32,10 @@ Prints `ready id=… http=… dns=… raft=…` once it serves. SIGTERM drains a
 def _flag(option: Option) -> click.Option:
     """The flag of one option. Values stay text: :mod:`discovery.config` parses all layers alike."""
     if option.kind == "boolean":
-        return click.Option([option.flag, option.name], is_flag=True, default=None, help=option.help)
+        return click.Option([*option.flags, option.name], is_flag=True, default=None, help=option.help)
     metavar = {"table": "ID=HOST:PORT", "integer": "N"}.get(option.kind, "TEXT")
     return click.Option(
-        [option.flag, option.name], multiple=option.kind in ("list", "table"), metavar=metavar, help=option.help
+        [*option.flags, option.name], multiple=option.kind in ("list", "table"), metavar=metavar, help=option.help
     )
 
 

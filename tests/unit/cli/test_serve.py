@@ -50,6 +50,17 @@ def test_flags_become_keys(served) -> None:
     assert (config.log.format, config.log.level) == ("json", "debug")
 
 
+def test_a_flag_with_a_short_form_has_that_of_its_key_too(served) -> None:
+    line = (
+        "--http-listen 127.0.0.1:1 --http [::1]:1 --dns-listen 127.0.0.1:2 --raft-listen 127.0.0.1:3 --id n1"
+        " --peers n1=127.0.0.1:3"
+    )
+    serve(*line.split())
+    config = served[0]
+    assert (config.http.listen, config.dns.listen) == (("127.0.0.1:1", "[::1]:1"), ("127.0.0.1:2",))
+    assert (config.raft.listen, config.peers) == ("127.0.0.1:3", {})
+
+
 def test_a_flag_beats_a_variable_and_a_variable_the_file(served, tmp_path) -> None:
     file = tmp_path / "discovery.toml"
     file.write_text('zone = "file"\nid = "file"\n[dns]\nttl = 1\n')
