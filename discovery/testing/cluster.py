@@ -133,7 +133,7 @@ def request(
 
 @dataclass
 class Node:
-    """One node on loopback. ``options`` go to ``discovery serve`` as they are; ``prefix`` (strace) stands before it."""
+    """One node. ``options`` go to ``discovery serve`` as they are; ``prefix`` (strace) stands before it."""
 
     id: str
     folder: Path
@@ -144,23 +144,24 @@ class Node:
     workers: int = 1
     options: Sequence[str] = ()
     prefix: Sequence[str] = ()
+    host: str = HOST
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
 
     @property
     def url(self) -> str:
         """Of its HTTP API."""
-        return f"http://{HOST}:{self.http_port}"
+        return f"http://{self.host}:{self.http_port}"
 
     @property
     def dns(self) -> tuple[str, int]:
         """Address of its DNS."""
-        return HOST, self.dns_port
+        return self.host, self.dns_port
 
     @property
     def raft(self) -> str:
         """Address for its peers."""
-        return f"{HOST}:{self.raft_port}"
+        return f"{self.host}:{self.raft_port}"
 
     @property
     def data(self) -> Path:
@@ -171,7 +172,14 @@ class Node:
         """The command line, as in a Procfile."""
         line = [*self.prefix, str(Path(sys.executable).with_name("discovery")), "serve", "--id", self.id]
         line += ["--data-dir", str(self.data)]
-        line += ["--http", f"{HOST}:{self.http_port}", "--dns", f"{HOST}:{self.dns_port}", "--raft", self.raft]
+        line += [
+            "--http",
+            f"{self.host}:{self.http_port}",
+            "--dns",
+            f"{self.host}:{self.dns_port}",
+            "--raft",
+            self.raft,
+        ]
         line += ["--dns-workers", str(self.workers)]
         for peer, address in self.peers.items():
             line += ["--peer", f"{peer}={address}"]
@@ -304,11 +312,20 @@ class Cluster:
     """
 
     def __init__(self, folder: Path, size: int = 3, workers: int = 1, options: Sequence[str] = ()) -> None:
-        self.nodes = [Node(f"n{i + 1}", folder, workers=workers, options=options) for i in range(size)]
-        if size > 1:
-            addresses = {node.id: node.raft for node in self.nodes}
-            for node in self.nodes:
-                node.peers = addresses
+        self._join([Node(f"n{i + 1}", folder, workers=workers, options=options) for i in range(size)])
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node]) -> Cluster:
+        """A cluster of nodes made elsewhere, on other hosts for instance."""
+        cluster = cls.__new__(cls)
+        cluster._join(nodes)
+        return cluster
+
+    def _join(self, nodes: Sequence[Node]) -> None:
+        self.nodes = list(nodes)
+        addresses = {node.id: node.raft for node in self.nodes} if len(self.nodes) > 1 else {}
+        for node in self.nodes:
+            node.peers = addresses
 
     def __getitem__(self, id: str) -> Node:
         return next(node for node in self.nodes if node.id == id)
