@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -160,7 +161,7 @@ class Hub:
 
         A revision of which nothing was sent (it touched only keys) is as visible as the last before it that was.
         """
-        target = min(revision, self._fed)
+        target = revision if self._store is None else min(revision, self._fed)
         if self._reached_by_all() >= target:
             return True
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -266,7 +267,7 @@ class Hub:
     def _reached_by_all(self) -> int:
         """The lowest revision that a worker on the port serves; with none on the port there is nobody to wait for."""
         if not self._on_port:
-            return self._fed
+            return sys.maxsize
         links = self._by_pid()
         return min(links[pid].acked if pid in links else -1 for pid in self._on_port)
 

@@ -34,7 +34,7 @@ from discovery.consensus import Tasks
 from discovery.control import Control
 from discovery.dns.resolver import Resolver
 from discovery.dns.settings import Settings as DnsSettings
-from discovery.errors import ConfigError, CorruptData
+from discovery.errors import ConfigError, CorruptData, DiskFull
 from discovery.hub import Hub
 from discovery.launch import NodeSettings
 from discovery.raft.driver import end_process
@@ -60,6 +60,8 @@ class Node:
     Raises (from the constructor, which reads the data directory, blocking):
         ConfigError: the directory is in use, or another node's, zone's or cluster's.
         CorruptData: a file in it is damaged.
+        DiskFull: not even what is there could be made durable.
+        OSError: the disk failed.
     """
 
     def __init__(self, settings: NodeSettings, control: Control) -> None:
@@ -121,6 +123,8 @@ class Node:
         self._control.listen(self._hub.set_workers)
         await self._registry.start()
         await self._raft.start([socket.socket(fileno=settings.raft_fd)])
+        if self._raft.cluster:  # what a new node waits for is told by the API
+            await self._registry.current.wait()
         listeners = [socket.socket(fileno=fd) for fd in settings.http_fds]
         self._server = self._http()
         self._runner = await app.serve(self._server, listeners, shutdown_timeout_s=HTTP_CUT_S)
@@ -215,10 +219,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, control))
+    except DiskFull as error:
+        logger.error("the node cannot start: %s", error.detail)
+        return 1  # the supervisor tries again
     except (ConfigError, CorruptData) as error:
         code = 2 if isinstance(error, ConfigError) else 1
         control.fatal(code, error.detail)
         return code
+    except OSError as error:
+        logger.critical("the node cannot start", exc_info=error)
+        control.fatal(1, f"the node cannot start ({settings.config.data_dir}): {error}")
+        return 1
     return 0
 
 

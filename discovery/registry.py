@@ -58,6 +58,9 @@ class Registry:
         clock: monotonic seconds.
         wall_ms: Unix time in milliseconds.
         fatal: is told which background task died of what; it ends the process.
+
+    Attributes:
+        current: set once the state is no longer one of the past, see :meth:`_consider`.
     """
 
     def __init__(
@@ -79,6 +82,10 @@ class Registry:
         self._wall_ms = wall_ms
         self._tasks = Tasks(fatal)
         self._raft: Consensus | None = None
+        self._made_at = clock()
+        self.current = asyncio.Event()
+        self._feeding = False
+        self._considered: asyncio.Handle | None = None
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
@@ -99,6 +106,8 @@ class Registry:
     async def stop(self) -> None:
         """End what runs in the background."""
         self._beats.close()
+        if self._considered is not None:
+            self._considered.cancel()
         self._retire()
         self._tasks.cancel()
         await asyncio.sleep(0)
@@ -118,6 +127,8 @@ class Registry:
             self._lease_effects(outcome.leases)
         if history != self.store.history:
             self._history_began()
+        elif not self._feeding:
+            self._consider_soon()
         elif outcome.group is not None:
             self.hub.publish(outcome.group)
         if self._awaited:
@@ -126,7 +137,7 @@ class Registry:
 
     def _history_began(self) -> None:
         """The cluster was founded, or a backup restored: everything is read anew, every lease has its full TTL."""
-        self.hub.use(self.store)
+        self._use()
         if self.lead.ready:
             self.lead.lessor.promote(self.lead.now(), self.store.leases())
 
@@ -141,8 +152,39 @@ class Registry:
     def install(self, state: Store) -> None:
         """Go on from that state; workers resume or read it whole."""
         self.store = state
-        self.hub.use(state)
+        self._use()
         self._arrived()
+
+    # When workers are told of the state
+
+    def _use(self) -> None:
+        if self._feeding:
+            self.hub.use(self.store)
+        else:
+            self._consider_soon()
+
+    def _consider_soon(self) -> None:
+        """Raft knows after the pass how far it has come; one look serves all that was applied in it."""
+        if self._considered is None and not self._feeding:
+            self._considered = asyncio.get_running_loop().call_soon(self._consider)
+
+    def _consider(self) -> None:
+        """Feed the workers, and let the API open, once all is applied that a leader says is committed.
+
+        After a start the log brings back, from its beginning, what clients saw long ago: they must not see it again.
+        Without a leader for a while the newest state known here is better than none.
+        """
+        self._considered = None
+        if self._feeding or self._raft is None:
+            return
+        status = self._raft.status()
+        known = status.leader is not None and (status.ready or status.leader != status.node)
+        patient = self._clock() - self._made_at < limits.STALE_AFTER_S
+        if status.applied >= status.commit and (known or not patient):
+            self.current.set()
+            if self.store.history:
+                self._feeding = True
+                self.hub.use(self.store)
 
     def role(self, role: Role, term: int, leader: str | None, ready: bool) -> None:
         """Leadership changed: clocks run only while this node leads and has applied the no-op of its term."""
@@ -154,6 +196,7 @@ class Registry:
         elif again:
             self._promote(term)
         self._freshness.forget()
+        self._consider_soon()
         self.hub.tell(leader is not None, self._freshness.leaderless_ms())
 
     def _promote(self, term: int) -> None:
@@ -192,6 +235,7 @@ class Registry:
 
     async def _tell(self) -> None:
         while True:
+            self._consider_soon()
             self.hub.tell(self.lead.leader is not None, self._freshness.leaderless_ms())
             await asyncio.sleep(TELL_S)
 

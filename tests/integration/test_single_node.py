@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_when_the_node_process_is_killed_dns_answers_on_and_the_api_returns(own_
         nonlocal answers
         assert own_node.ask("web.default").addresses == ["10.0.0.7"]
         answers += 1
-        return own_node.request("GET", "/readyz", timeout_s=1).status == 200
+        return own_node.request("GET", "/readyz", timeout_s=0.1).status == 200
 
     eventually(back, 15, "the API's return")
     assert answers > 1
@@ -244,3 +245,23 @@ def test_a_port_in_use_is_exit_2_and_names_it(own_node: Node, tmp_path: Path, op
     assert second.wait_exit() == 2
     assert f"{option} (key {option[2:]}.listen)" in second.log()
     assert f"port {getattr(own_node, key)} is in use by another process" in second.log()
+
+
+def test_a_restart_shows_nobody_the_past_again(own_node: Node) -> None:
+    """Without a snapshot the whole log is applied anew; what it says first is long past."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: own_node.register(f"s{number % 50}", f"i{number}", "10.1.0.1"), range(2_000)))
+    own_node.register("last", "one", "10.1.0.2", ttl=None)
+    own_node.kill()
+    own_node.start()
+    seen: list[object] = []
+
+    def both() -> bool:
+        with contextlib.suppress(OSError):
+            seen.append(own_node.ask("last.default", timeout_s=0.2).rcode)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            seen.append(own_node.request("GET", "namespaces/default/services/last/instances/one", timeout_s=1).status)
+        return {"NOERROR", 200} <= set(seen)
+
+    eventually(both, what="an answer of each kind")
+    assert set(seen) <= {"SERVFAIL", "NOERROR", 200}

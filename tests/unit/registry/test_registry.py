@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from discovery import limits
-from discovery.command import Deregister, Grant, Idempotency, Put, Revoke
+from discovery import feed, limits
+from discovery.command import Deregister, Found, Grant, Idempotency, Meta, Put, Revoke, encode
 from discovery.errors import HolderConflict, IdempotencyMismatch, NotApplied, NotFound, PreconditionFailed, TooLarge
 from discovery.hub import Hub
+from discovery.raft.types import RaftStatus
 from discovery.registry import Registry
 
 
@@ -141,3 +143,87 @@ async def test_a_restart_gives_back_everything_that_was_acknowledged(node, regis
     assert loaded.digest() == before
     node.registry.install(loaded)
     assert node.registry.store.instance("default", "web", "a") is not None
+
+
+class Restarted:
+    """Raft as a node that has just been started sees it: the log holds more than is applied."""
+
+    def __init__(self):
+        self.leader, self.applied, self.commit = None, 0, 5
+
+    def status(self):
+        return RaftStatus("n1", "follower", 1, self.leader, False, self.commit, self.applied, 5, (), 0.0)
+
+    def on_request(self, kind, handler):
+        """Nobody asks."""
+
+    def before_round(self, callback):
+        """There are no rounds."""
+
+
+@pytest.fixture
+async def restarted(tmp_path):
+    """A registry that applies its log anew, the feed that its workers connect to, and the Raft that it sees."""
+    hub, raft, clock = Hub(lambda pid: None, time.monotonic, lambda sock: 0), Restarted(), Clock()
+    registry = Registry("n1", hub, history=lambda: "h", clock=clock)
+    registry.attach(raft)
+    await hub.start(str(tmp_path / "feed"))
+    yield registry, str(tmp_path / "feed"), raft, clock
+    await registry.stop()
+    await hub.stop()
+
+
+class Clock:
+    """Stands still until told."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+async def replay(registry, raft, register, first, last):
+    for index in range(first, last + 1):
+        command = Found("h1") if index == 1 else register(f"i{index}")
+        raft.applied = index
+        registry.apply(encode(command), Meta(index, 1, 1_000 + index))
+        await asyncio.sleep(0)
+
+
+async def test_workers_never_see_the_past_come_back_while_the_log_is_applied_anew(restarted, worker, register, until):
+    registry, path, raft, _ = restarted
+    one = await worker(path)
+    raft.leader = "n2"
+    await replay(registry, raft, register, 1, 3)
+    registry.role("follower", 1, "n2", False)
+    await asyncio.sleep(0.02)
+    assert one.kinds() == [], "what the log holds is not applied yet"
+    await replay(registry, raft, register, 4, 5)
+    await until(one.in_step)
+    assert one.ids == {"i2", "i3", "i4", "i5"}
+    assert [frame.revision for frame in one.frames if isinstance(frame, feed.Begin)] == [4]
+
+
+async def test_without_a_leader_the_newest_state_known_here_is_served_after_a_while(restarted, worker, register, until):
+    registry, path, raft, clock = restarted
+    one = await worker(path)
+    await replay(registry, raft, register, 1, 5)
+    await asyncio.sleep(0.02)
+    assert one.kinds() == [], "a leader may know of more"
+    clock.now += limits.STALE_AFTER_S
+    await registry.start()
+    await until(one.in_step)
+    assert len(one.ids) == 4
+
+
+async def test_nothing_is_visible_before_the_workers_are_fed(restarted, worker, register, until):
+    registry, path, raft, _ = restarted
+    registry.hub.set_workers([(0, 4711)])
+    one = await worker(path, 4711)
+    raft.leader = "n2"
+    await replay(registry, raft, register, 1, 3)
+    assert not await registry.hub.visible(1, timeout_s=0.02)
+    waiting = asyncio.ensure_future(registry.hub.visible(4))
+    await replay(registry, raft, register, 4, 5)
+    assert await waiting
+    assert "i5" in one.ids
