@@ -271,6 +271,10 @@ class Node:
         self.process = None
         eventually(lambda: not any(map(alive, family)), what="the death of every process")
 
+    def kill_node_process(self) -> None:
+        """Kill -9 of the node process alone; the supervisor starts it again."""
+        os.kill(self.node_process(), signal.SIGKILL)
+
     def stop_processes(self, number: signal.Signals) -> None:
         """Send SIGSTOP or SIGCONT to supervisor and children: the host hangs, or comes back."""
         for pid in (self.supervisor, *children(self.supervisor)):
