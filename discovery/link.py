@@ -74,6 +74,7 @@ class Link(asyncio.Protocol):
         self._backlog: deque[tuple[int, bytes]] = deque()
         self._backlog_bytes = 0
         self._unacked: deque[tuple[int, float]] = deque()
+        self._came_on_at = owner.now()
         self.phase: Phase = "new"
         self.worker = -1
         self.pid = 0
@@ -150,7 +151,8 @@ class Link(asyncio.Protocol):
         if revision > self.revision:
             raise feed.FeedError(f"revision {revision} is acknowledged, only {self.revision} was sent")
         first = self.acked < 0
-        self.acked = max(self.acked, revision)
+        if revision > self.acked:
+            self.acked, self._came_on_at = revision, self._owner.now()
         while self._unacked and self._unacked[0][0] <= revision:
             self._unacked.popleft()
         self._owner.acknowledged(self, first)
@@ -195,12 +197,13 @@ class Link(asyncio.Protocol):
         self._send(feed.encode(feed.State(leader, stale_ms, revision if following else 0, counted and following)))
 
     def overdue(self, now: float) -> bool:
-        """Whether an acknowledgement has not come in its time."""
-        return bool(self._unacked) and self._unacked[0][1] <= now
+        """Whether an acknowledgement has not come in its time, nor any other for a while."""
+        deadline = self.next_deadline()
+        return deadline is not None and deadline <= now
 
     def next_deadline(self) -> float | None:
-        """When the oldest acknowledgement that is due will be overdue."""
-        return self._unacked[0][1] if self._unacked else None
+        """When the oldest acknowledgement that is due will be overdue; who is behind but comes on has more time."""
+        return max(self._unacked[0][1], self._came_on_at + limits.VISIBLE_TIMEOUT_S) if self._unacked else None
 
     def excuse(self) -> None:
         """The node itself stood still, and maybe the whole host: acknowledgements get their full time from now on."""

@@ -246,6 +246,23 @@ async def test_a_worker_that_does_not_follow_is_killed_although_nobody_waits(nod
     await until(lambda: node.killed == [one.pid], within_s=3)
 
 
+async def test_a_worker_that_is_behind_but_comes_on_is_left_alive(node, worker, register, until, monkeypatch):
+    """A node that catches up with the cluster outruns all its workers: killing them would leave nobody to answer."""
+    monkeypatch.setattr(limits, "VISIBLE_TIMEOUT_S", 0.3)
+    one = await worker(node.path)
+    await until(lambda: one.in_step() and not node.hub.behind())
+    one.silent = True
+    for number in range(10):
+        node.write(register(f"i{number}"))
+    for revision in range(1, 11):
+        await asyncio.sleep(0.1)
+        one.say(feed.Ack(revision))
+    assert await node.hub.visible(10)
+    assert node.killed == []
+    node.write(register("j"))
+    await until(lambda: node.killed == [one.pid], within_s=3)
+
+
 async def test_workers_listed_at_the_start_count_before_they_connect(node, worker, register, until):
     node.hub.set_workers([(0, 4711), (1, 4712)])
     revision = node.write(register("a")).revision
