@@ -167,6 +167,7 @@ class _NodeCollector(Collector):
         yield from self._state()
         yield from self._leases()
         yield from self._raft()
+        yield from self._disk()
 
     def _state(self) -> Iterator[Metric]:
         store = self._node.store
@@ -202,6 +203,15 @@ class _NodeCollector(Collector):
             applied.add_metric((member.id,), member.applied or 0)
         yield alive
         yield applied
+
+    def _disk(self) -> Iterator[Metric]:
+        disk = self._node.status().disk
+        yield _gauge("discovery_disk_full", "1 when there is no room: no writes, no votes here.", bool(disk.full))
+        yield _counter("discovery_disk_full_batches", "Batches of the log that found no room.", disk.fulls)
+        yield _gauge("discovery_disk_log_bytes", "Bytes of the log's files.", disk.log_bytes)
+        yield _gauge("discovery_disk_snapshot_bytes", "Bytes of the newest snapshot.", disk.snapshot_bytes)
+        yield _counter("discovery_disk_syncs", "Batches that were written to the log.", disk.syncs)
+        yield _counter("discovery_disk_sync_seconds", "Time spent writing and syncing them.", disk.sync_s)
 
 
 class _WorkerCollector(Collector):

@@ -7,6 +7,7 @@ that id but another incarnation neither votes nor counts: it has forgotten what 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -144,6 +145,7 @@ def _locked(path: Path) -> int:
             f"data_dir {path.parent}: in use by another process ({holder or 'unknown'}); "
             f"stop it, or give another --data-dir"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"pid {os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # the number is for people; a full disk has room for the lock, which needs none
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()}\n".encode(), 0)
     return descriptor

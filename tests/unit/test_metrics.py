@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from discovery.feed import Sample
 from discovery.metrics import BUCKETS_S, Exposition, HttpCounters
+from discovery.raft.types import DiskStatus
 from discovery.store import Totals
 
 WORKER = (
@@ -20,7 +21,8 @@ WORKER = (
 
 def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
     member = SimpleNamespace(id="n2", alive=False, applied=None)
-    status = SimpleNamespace(term=7, leader=None, commit=12, applied=11, members=[member])
+    disk = DiskStatus("the disk is full: log", 4096, 512, 20, 1.5, 2)
+    status = SimpleNamespace(term=7, leader=None, commit=12, applied=11, members=[member], disk=disk)
     registry = SimpleNamespace(
         node_id="n1",
         store=SimpleNamespace(revision=44, floor=3, serial=9, totals=lambda: Totals(5, 4, 3, 2, 1)),
@@ -39,6 +41,11 @@ def test_the_nodes_numbers_are_shown() -> None:
     families = shown(HttpCounters())
     values = {name: samples[0].value for name, samples in families.items() if samples}
     assert values["discovery_registry_revision"] == 44
+    assert values["discovery_disk_full"] == 1
+    assert values["discovery_disk_full_batches"] == 2
+    assert values["discovery_disk_log_bytes"] == 4096
+    assert values["discovery_disk_snapshot_bytes"] == 512
+    assert values["discovery_disk_sync_seconds"] == 1.5
     assert values["discovery_registry_floor_revision"] == 3
     assert values["discovery_registry_staleness_seconds"] == 1.5
     held = ("instances", "services", "keys", "keys_bytes", "leases")

@@ -24,6 +24,7 @@ from discovery.command import Command, Failure, Found, Idempotency, Meta, TxnDon
 from discovery.errors import FieldError
 from discovery.feed import Sample
 from discovery.model import Lease
+from discovery.raft.types import DiskStatus
 from discovery.store import Store
 
 START_MS = 1_700_000_000_000
@@ -52,6 +53,7 @@ class Status(msgspec.Struct):
     commit: int
     applied: int
     members: list[Member]
+    disk: DiskStatus = DiskStatus()
 
 
 class Missing(msgspec.Struct):

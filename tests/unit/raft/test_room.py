@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
+import msgspec
 import pytest
 
 from discovery import limits
@@ -13,7 +15,7 @@ from discovery.raft.wal import Wal
 from discovery.testing.rig import SMALL, Rig
 from discovery.testing.simdisk import SimDisk
 
-SMALL_SNAPSHOTS = SMALL.__class__(snapshot_bytes=2000, batch_bytes=2048, window_bytes=8192, chunk_bytes=256)
+SMALL_SNAPSHOTS = msgspec.structs.replace(SMALL, snapshot_bytes=2000)
 
 
 def seen(wal: Wal) -> tuple[int, str | None, list[tuple[bytes, int, int]]]:
@@ -90,10 +92,11 @@ def test_segments_that_are_given_up_make_room_at_once_and_the_hard_state_stays()
     disk = Small(random.Random(2))
     wal = Wal.open(disk, segment_bytes=500, retained_bytes=0)
     wal.term, wal.voted_for = 7, "a"
-    with pytest.raises(DiskFull):
+    with contextlib.suppress(DiskFull):
         for index in range(1, 100):
             wal.add(b"x" * 100, index, 7)
             sync(wal)
+    assert 10 < len(wal) < 99
     wal.compact(wal[-1][1])
     sync(wal)
     disk.settle()
@@ -127,9 +130,13 @@ def test_after_a_failed_sync_what_is_read_at_the_start_is_durable_before_it_coun
 
 def test_without_the_rewrite_the_page_cache_would_be_believed(monkeypatch):
     monkeypatch.setattr(SimDisk, "rewrite", lambda *arguments: None)
-    with pytest.raises(AssertionError):
-        for seed in range(40):
+    lost = 0
+    for seed in range(40):
+        try:
             test_after_a_failed_sync_what_is_read_at_the_start_is_durable_before_it_counts(seed)
+        except AssertionError:
+            lost += 1
+    assert lost > 10
 
 
 # -- the node ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from discovery.consensus import Tasks
-from discovery.raft.types import MemberStatus, RaftStatus
+from discovery.raft.types import DiskStatus, MemberStatus, RaftStatus
 from discovery.readiness import CACHE_S, Freshness, problems
 
 
@@ -15,10 +15,12 @@ def member(id: str, contact_ms: int | None) -> MemberStatus:
     return MemberStatus(id, "", "", "follower", contact_ms is not None, contact_ms, None)
 
 
-def status(leader="n1", *, ready=False, commit=5, applied=5, contacts=(10, 30), leaderless_s=0.0) -> RaftStatus:
+def status(
+    leader="n1", *, ready=False, commit=5, applied=5, contacts=(10, 30), leaderless_s=0.0, full=""
+) -> RaftStatus:
     others = tuple(member(f"n{number}", contact) for number, contact in enumerate(contacts, 2))
     members = (member("n1", 0), *others)
-    return RaftStatus("n1", "follower", 3, leader, ready, commit, applied, 9, members, leaderless_s)
+    return RaftStatus("n1", "follower", 3, leader, ready, commit, applied, 9, members, leaderless_s, DiskStatus(full))
 
 
 @pytest.mark.parametrize(
@@ -29,10 +31,11 @@ def status(leader="n1", *, ready=False, commit=5, applied=5, contacts=(10, 30), 
         (status(None), True, [], ["leader"], {"reads", "writes"}),
         (status("n1", ready=False), True, [], ["leader"], {"writes"}),
         (status("n2"), False, [], ["history"], {"dns", "reads", "writes"}),
+        (status("n2", full="the disk is full"), True, [], ["disk"], {"writes"}),
         (status("n2", applied=4), True, [], ["applied"], {"dns", "reads", "writes"}),
         (status("n2"), True, ["DNS worker 0 is not connected"], ["dns_workers"], {"dns"}),
     ],
-    ids=["leads", "follows", "no leader", "elected only", "not founded", "not applied", "worker behind"],
+    ids=["leads", "follows", "no leader", "elected only", "not founded", "disk full", "not applied", "worker behind"],
 )
 def test_each_thing_that_is_missing_is_named_with_what_it_hinders(seen, founded, behind, names, areas):
     found = problems(seen, founded, behind)
