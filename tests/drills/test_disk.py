@@ -1,0 +1,291 @@
+"""Disks that are full, slow, broken or damaged, under real processes: what is refused, goes on, comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from discovery.testing.cluster import Cluster, Node, eventually
+
+Say = Callable[[str], None]
+Need = Callable[..., None]
+MEGABYTE = 2**20
+VALUE = os.urandom(6 * 1024)  # more than a page, so that it never fits into what a full disk has left
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(place: Path) -> Path:
+    """Use up all the room below ``place``; removing the file gives it back."""
+    filler = place / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(64 * 1024))
+    return filler
+
+
+@pytest.fixture
+def disks(tmp_path: Path, require_root: Need) -> Iterator[Path]:
+    """Data directories of n1, n2 and n3, each on a disk of its own of 4 MiB."""
+    require_root()
+    with contextlib.ExitStack() as stack:
+        for number in (1, 2, 3):
+            stack.enter_context(small_disk(tmp_path / f"n{number}", 4))
+        yield tmp_path
+
+
+@pytest.fixture
+def cluster(disks: Path) -> Iterator[Cluster]:
+    cluster = Cluster(disks)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.close()
+
+
+def put(node: Node, key: str, timeout_s: float = 12) -> int:
+    return node.request("PUT", f"kv/{key}", VALUE, timeout_s=timeout_s).status
+
+
+def refused_for_want_of_room(node: Node) -> dict[str, object] | None:
+    """The problem document, once the node says that its disk is full."""
+    answer = node.request("PUT", "kv/refused", VALUE)
+    document = answer.json() if answer.status == 503 else {}
+    return document if document.get("type") == "/problems/disk-full" else None
+
+
+def written(node: Node, key: str) -> bool:
+    return put(node, key) in (200, 201)
+
+
+def metric(node: Node, name: str) -> float:
+    text = node.request("GET", "/metrics").body.decode()
+    return float(re.findall(rf"^{name} (\S+)$", text, re.M)[0])
+
+
+def keys(node: Node) -> set[str]:
+    answer = node.request("GET", "kv/?prefix=true&consistency=strong&limit=1000")
+    return {entry["key"] for entry in answer.json()["items"]}
+
+
+def ready(node: Node, what: str) -> int:
+    return node.request("GET", f"/readyz?for={what}").status
+
+
+def test_a_leader_with_a_full_disk_hands_over_and_the_cluster_goes_on(cluster: Cluster, say: Say) -> None:
+    leader = cluster.leader()
+    assert leader.register("web", "one", "10.0.0.1").status == 201
+    process = leader.node_process()
+    other = cluster.followers()[0]
+    filler = fill(leader.data)
+    began = time.monotonic()
+    assert written(leader, "first") or refused_for_want_of_room(leader)
+    assert written(other, "elsewhere")
+    gap = time.monotonic() - began
+    problem = eventually(lambda: refused_for_want_of_room(leader), what="a refusal that names the full disk")
+    assert str(leader.data / "raft") in str(problem["detail"])
+    assert "Way out" in str(problem["detail"])
+    assert problem["status"] == 503
+
+    assert cluster.leader() is not leader
+    unready = leader.request("GET", "/readyz?for=writes")
+    assert unready.status == 503
+    assert "the disk is full" in unready.body.decode()
+    assert (ready(leader, "dns"), ready(leader, "reads")) == (200, 200)
+    assert metric(leader, "discovery_disk_full") == 1
+    assert metric(leader, "discovery_disk_full_batches_total") > 0
+    assert leader.ask("web.default").addresses == ["10.0.0.1"]
+    assert other.register("web", "two", "10.0.0.2").status == 201
+    eventually(lambda: sorted(leader.ask("web.default").addresses) == ["10.0.0.1", "10.0.0.2"], what="DNS that follows")
+    assert leader.request("GET", "kv/elsewhere?consistency=strong").status == 200
+
+    filler.unlink()
+    freed = time.monotonic()
+    eventually(lambda: written(leader, "again"), what="a write once there is room")
+    back = time.monotonic() - freed
+    assert ready(leader, "writes") == 200
+    assert metric(leader, "discovery_disk_full") == 0
+    assert leader.node_process() == process, "it must not take a restart"
+    say(f"full disk at the leader: write elsewhere after {gap:.2f} s; room again: own writes after {back:.2f} s")
+
+    before = keys(other)
+    leader.kill()
+    leader.restart()
+    assert keys(leader) == before
+
+
+def test_when_every_disk_is_full_all_refuse_go_on_answering_and_recover(cluster: Cluster, say: Say) -> None:
+    first = cluster.nodes[0]
+    assert first.register("web", "one", "10.0.0.1").status == 201
+    acknowledged = [f"k{number}" for number in range(20) if written(first, f"k{number}")]
+    fillers = [fill(node.data) for node in cluster]
+    began = time.monotonic()
+    for node in cluster:
+        eventually(lambda node=node: refused_for_want_of_room(node), 40, "a refusal by every node")
+    took = time.monotonic() - began
+    for node in cluster:
+        assert ready(node, "writes") == 503
+        assert node.ask("web.default").addresses == ["10.0.0.1"]
+        assert node.request("GET", "kv/k0").status == 200
+    for filler in fillers:
+        filler.unlink()
+    freed = time.monotonic()
+    for node in cluster:
+        eventually(lambda node=node: written(node, f"after-{node.id}"), what="writes once there is room")
+    say(f"all disks full: all refuse after {took:.1f} s; room again: all write after {time.monotonic() - freed:.2f} s")
+    assert set(acknowledged) <= keys(first)
+    assert not any(node.starts > 1 for node in cluster)
+
+
+def test_a_node_alone_refuses_at_once_and_starts_on_a_full_disk(disks: Path) -> None:
+    node = Node("n1", disks).start().wait_ready()
+    try:
+        assert written(node, "before")
+        filler = fill(node.data)
+        began = time.monotonic()
+        problem = refused_for_want_of_room(node)
+        assert problem is not None, "the very write that found no room must be refused"
+        assert time.monotonic() - began < 2
+        node.kill()
+        node.start()
+        eventually(lambda: node.request("GET", "kv/before").status == 200, what="reads after a start on a full disk")
+        eventually(lambda: refused_for_want_of_room(node), what="a refusal that names the full disk")
+        filler.unlink()
+        node.wait_ready()
+        assert written(node, "after")
+        assert keys(node) == {"before", "after"}
+    finally:
+        node.close()
+
+
+def test_a_limit_on_file_sizes_is_a_full_disk_too(tmp_path: Path, require_tool: Need) -> None:
+    prlimit = require_tool("prlimit", "util-linux")
+    node = Node("n1", tmp_path, prefix=[str(prlimit), f"--fsize={256 * 1024}:"]).start().wait_ready()
+    try:
+        done = 0
+        while written(node, f"k{done}"):
+            done += 1
+        assert 5 < done < 60
+        problem = refused_for_want_of_room(node)
+        assert problem is not None
+        assert "ulimit -f" in str(problem["detail"])
+        subprocess.run([str(prlimit), "--pid", str(node.node_process()), "--fsize=unlimited"], check=True)
+        eventually(lambda: written(node, "after"), what="a write once the limit is lifted")
+        assert len(keys(node)) == done + 1
+    finally:
+        node.close()
+
+
+# -- failing and slow syncs -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def injected(strace: str, pid: int, fault: str) -> Iterator[None]:
+    """Every fdatasync of a process fails or is slow."""
+    line = [strace, "-f", "-qq", "-p", str(pid), "-o", os.devnull, "-e", "trace=fdatasync"]
+    tracer = subprocess.Popen([*line, "-e", f"inject=fdatasync:{fault}"], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text(), what="strace to attach")
+        yield
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(20)
+
+
+def test_a_failed_sync_stops_the_node_at_once_and_what_was_acknowledged_is_there_again(
+    tmp_path: Path, require_root: Need, require_tool: Need
+) -> None:
+    require_root()
+    strace = str(require_tool("strace", "strace"))
+    node = Node("n1", tmp_path).start().wait_ready()
+    try:
+        acknowledged = {f"k{number}" for number in range(20) if written(node, f"k{number}")}
+        with injected(strace, node.node_process(), "error=EIO"):
+            with contextlib.suppress(OSError):
+                assert put(node, "never", timeout_s=5) >= 500
+            assert node.wait_exit() == 1
+        log = node.log()
+        assert "the log cannot be written" in log
+        assert "fsync failed" in log
+        assert re.search(r"raft/wal-[0-9a-f]{16}\.log", log)
+        assert log.count("starting it again") == 0, "the supervisor must not loop"
+        node.restart()
+        assert acknowledged <= keys(node) <= acknowledged | {"never"}
+    finally:
+        node.close()
+
+
+def test_slow_syncs_cost_time_and_nothing_else(
+    tmp_path: Path, require_root: Need, require_tool: Need, say: Say
+) -> None:
+    require_root()
+    strace = str(require_tool("strace", "strace"))
+    cluster = Cluster(tmp_path)
+    try:
+        leader = cluster.start().leader()
+        assert leader.register("web", "one", "10.0.0.1").status == 201
+        term = leader.request("GET", "cluster").json()["term"]
+        with injected(strace, leader.node_process(), "delay_exit=300000"):
+            times = []
+            for number in range(8):
+                began = time.monotonic()
+                assert written(cluster.nodes[number % 3], f"k{number}")
+                times.append(time.monotonic() - began)
+                assert leader.ask("web.default").addresses == ["10.0.0.1"]
+        say(f"a leader whose syncs take 0.3 s: a write takes {max(times):.2f} s at most")
+        assert max(times) < 5
+        assert leader.request("GET", "cluster").json()["term"] <= term + 1, "leadership must not go to and fro"
+    finally:
+        cluster.close()
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["log", "snapshot", "identity"])
+def test_damage_stops_the_daemon_with_file_offset_and_way_out(tmp_path: Path, kind: str) -> None:
+    node = Node("n1", tmp_path).start().wait_ready()
+    try:
+        for number in range(4):
+            assert written(node, f"k{number}")
+        node.kill()
+        victim = _damage(node.data, kind)
+        node.start()
+        assert node.wait_exit() == 1
+        log = node.log()
+        assert f"{victim}: damaged at offset " in log
+        assert "Way out" in log
+        assert "starting it again" not in log
+    finally:
+        node.close()
+
+
+def _damage(data: Path, kind: str) -> str:
+    if kind == "identity":
+        (data / "identity.json").write_text('{"format": 1, "node": 7}')
+        return str(data / "identity.json")
+    if kind == "snapshot":
+        name = f"snapshot-{2:016x}-{1:016x}"
+        (data / "raft" / name).write_bytes(b"DSS1 and so on")
+        return name
+    log = min((data / "raft").glob("wal-*.log"))
+    content = bytearray(log.read_bytes())
+    content[40] ^= 1
+    log.write_bytes(content)
+    return log.name
