@@ -61,7 +61,6 @@ class Node:
         ConfigError: the directory is in use, or another node's, zone's or cluster's.
         CorruptData: a file in it is damaged.
         DiskFull: not even what is there could be made durable.
-        OSError: the disk failed.
     """
 
     def __init__(self, settings: NodeSettings, control: Control) -> None:
@@ -88,6 +87,11 @@ class Node:
             except InUse:
                 if time.monotonic() >= deadline:
                     raise
+            except OSError as error:  # not for want of room: that is DiskFull
+                raise CorruptData(
+                    f"the disk failed while the data directory was read: {error}. Way out: look after the disk, then "
+                    f"start the node again; on a new disk begin with an empty directory as a new member"
+                ) from error
             time.sleep(LOCK_POLL_S)
 
     def _end(self, what: str, error: BaseException) -> NoReturn:
@@ -226,10 +230,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 2 if isinstance(error, ConfigError) else 1
         control.fatal(code, error.detail)
         return code
-    except OSError as error:
-        logger.critical("the node cannot start", exc_info=error)
-        control.fatal(1, f"the node cannot start ({settings.config.data_dir}): {error}")
-        return 1
     return 0
 
 
