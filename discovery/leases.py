@@ -301,13 +301,18 @@ class Lessor:
             if clock is not None and clock.slot == _NOWHERE:
                 self._place(id, clock, now)
 
-    def checkpoints(self, now: float, count: int) -> list[tuple[int, int, int]]:
+    def checkpoints(self, now: float, count: int, work_max: int = WORK_PER_CALL_MAX) -> list[tuple[int, int, int]]:
         """At most ``count`` long leases that were silent for a while, as (id, version, remaining ms), to be logged.
 
         They count as ``checkpointed`` from now on. A holder that renews every third of its TTL is never among them.
+        A call looks at no more than ``work_max`` leases; :meth:`checks_due` says whether some are left.
         """
         found: list[tuple[int, int, int]] = []
-        while self.active and len(found) < count and (ids := self._checks.take(math.floor(now), count - len(found))):
+        while self.active and (most := min(count - len(found), work_max)) > 0:
+            ids = self._checks.take(math.floor(now), most)
+            if not ids:
+                break
+            work_max -= len(ids)
             for id in ids:
                 clock = self._clocks[id]
                 clock.check = _NOWHERE
@@ -318,6 +323,11 @@ class Lessor:
                     self.checkpointed.add(id)
                 self._watch(id, clock, now)
         return found
+
+    def checks_due(self, now: float) -> bool:
+        """Whether long leases wait to be looked at."""
+        first = self._checks.first()
+        return first is not None and first <= math.floor(now)
 
     def cleared(self, id: int, version: int) -> None:
         """The log says again that this lease has its full TTL (unless its version moved since)."""

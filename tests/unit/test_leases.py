@@ -296,6 +296,21 @@ def test_checkpoints_come_in_batches():
     assert [len(clocks.checkpoints(40.0, 10)) for _ in range(4)] == [10, 10, 5, 0]
 
 
+def test_a_look_at_many_long_leases_that_are_well_is_made_in_slices():
+    """A hundred thousand at once would keep everybody waiting for a tenth of a second."""
+    clocks = Lessor()
+    clocks.promote(0.0, [Lease(id, 60_000) for id in range(1, 1_001)])
+    for id in range(1, 1_001):
+        clocks.heartbeat(id, 25.0)
+    looks = 0
+    while clocks.checks_due(40.0):
+        assert clocks.checkpoints(40.0, 10, work_max=100) == []
+        looks += 1
+    assert looks == 10
+    assert not clocks.checks_due(54.9)
+    assert clocks.checks_due(55.0)
+
+
 def test_lease_time_runs_with_the_clock_while_someone_looks():
     clock = LeaseClock(10.0)
     assert [clock.now(10.1), clock.now(10.2)] == [pytest.approx(10.1), pytest.approx(10.2)]
