@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from discovery import __version__
-from discovery.cli import catalogue, cluster, instance, kv, run, serve, snapshot
+from discovery.cli import catalogue, cluster, drill, instance, kv, run, serve, snapshot
 
 EPILOG = """\b
 Try it:
@@ -44,6 +44,7 @@ for command in (
     cluster.members,
     cluster.leader,
     cluster.status,
+    drill.drill,
     snapshot.snapshot,
 ):
     group.add_command(command)

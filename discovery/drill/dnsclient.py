@@ -10,7 +10,7 @@ from typing import cast
 
 import dnslib
 
-from discovery.drill.record import NO_ANSWER, Reply
+from discovery.drill.record import FORMERR, NO_ANSWER, Reply
 
 
 class DnsClient(asyncio.DatagramProtocol):
@@ -41,7 +41,7 @@ class DnsClient(asyncio.DatagramProtocol):
             self._transport.close()
 
     async def ask(self, name: str, qtype: str = "A", timeout_s: float = 1.0) -> Reply:
-        """Ask once; a lost answer is a :class:`Reply` with rcode -1."""
+        """Ask once; a lost answer is a :class:`Reply` with rcode -1, one that cannot be read FORMERR."""
         question = dnslib.DNSRecord.question(name, qtype)
         self._next = question.header.id = (self._next + 1) % 65536
         asked = time.monotonic()
@@ -54,7 +54,10 @@ class DnsClient(asyncio.DatagramProtocol):
             self._waiting.pop(question.header.id, None)
             return Reply(asked, time.monotonic(), NO_ANSWER, frozenset(), self.port)
         answered = time.monotonic()
-        record = dnslib.DNSRecord.parse(data)
+        try:
+            record = dnslib.DNSRecord.parse(data)
+        except dnslib.DNSError:
+            return Reply(asked, answered, FORMERR, frozenset(), self.port)
         addresses = frozenset(str(rr.rdata) for rr in record.rr if rr.rtype in (dnslib.QTYPE.A, dnslib.QTYPE.AAAA))
         return Reply(asked, answered, record.header.rcode, addresses, self.port)
 

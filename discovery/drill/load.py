@@ -77,17 +77,24 @@ class Instances:
     services: int = 10
     ttl_s: float = 3.0
     namespace: str = "default"
+    prefix: str = "svc"
+    zone: str = "cluster.local"
     beats: dict[str, list[Beat]] = field(default_factory=dict)
     re_registered: list[str] = field(default_factory=list)
 
     def place(self, number: int) -> tuple[str, str, str]:
         """(service, id, address) of instance ``number``."""
-        return f"svc{number % self.services}", f"i{number}", f"10.9.{number // 250}.{number % 250 + 1}"
+        return f"{self.prefix}{number % self.services}", f"i{number}", f"10.9.{number // 250}.{number % 250 + 1}"
 
     def expected(self, service: str) -> set[str]:
         """The addresses that every DNS answer for ``service`` must hold."""
         places = (self.place(number) for number in range(self.count))
         return {address for name, _, address in places if name == service}
+
+    def names(self) -> dict[str, frozenset[str]]:
+        """DNS name of each service → the addresses that every answer must hold."""
+        services = [f"{self.prefix}{number}" for number in range(self.services)]
+        return {f"{name}.{self.namespace}.svc.{self.zone}": frozenset(self.expected(name)) for name in services}
 
     async def register(self, session: aiohttp.ClientSession) -> None:
         """Register all; raises when one is refused."""
@@ -115,6 +122,11 @@ class Instances:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError):
             return 0
+
+    async def deregister(self, session: aiohttp.ClientSession) -> None:
+        """Remove all, as far as a node can be reached; the rest goes with its leases."""
+        for number in range(self.count):
+            await self._send(session, number, "DELETE", self._path(*self.place(number)[:2]))
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         """Heartbeat until cancelled."""
@@ -194,10 +206,11 @@ class DnsProbe:
 
 
 @asynccontextmanager
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
+async def session(token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP client with bounded timeouts and without a limit of its own on connections."""
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=TIMEOUT, connector=connector) as opened:
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    async with aiohttp.ClientSession(timeout=TIMEOUT, connector=connector, headers=headers) as opened:
         yield opened
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+FORMERR: Final = 1
 SERVFAIL: Final = 2
 NO_ANSWER: Final = -1
 
