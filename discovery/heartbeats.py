@@ -63,10 +63,10 @@ def summary(items: Sequence[Beat], answers: Sequence[int]) -> Heartbeats:
 
 
 class _Noted(msgspec.Struct):
-    """Heartbeats that the leader noted: answers, and the positions and leases of those that must wait."""
+    """Heartbeats that the leader noted: answers, and those that must wait, the held ones with place and lease."""
 
     answers: list[int]
-    held: list[tuple[int, int]] = []
+    held: list[tuple[int, int, Beat]] = []
     checkpointed: list[int] = []
 
 
@@ -129,7 +129,8 @@ class HeartbeatService:
         lessor, now, instance = self._lead.lessor, self._lead.now(), self._store().instance
         answers: list[int] = []
         noted = _Noted(answers)
-        for namespace, service, id, holder in items:
+        for item in items:
+            namespace, service, id, holder = item
             lease = holder
             if namespace:
                 record = instance(namespace, service, id)
@@ -145,7 +146,7 @@ class HeartbeatService:
                     continue
             ttl_ms = lessor.renew(lease, now)
             if lease in lessor.held:
-                noted.held.append((len(answers), lease))
+                noted.held.append((len(answers), lease, item))
             if lease in lessor.checkpointed:
                 noted.checkpointed.append(lease)
             answers.append(MISSING if ttl_ms is None else ttl_ms)
@@ -154,17 +155,23 @@ class HeartbeatService:
     async def _settle(self, noted: _Noted) -> list[int]:
         """The answers, once they are true: after a round, and after what is open about their leases."""
         await self._confirmed()
-        for outcome in {self._evictions.outcome(lease) for _, lease in noted.held}:
-            if outcome is not None and not await asyncio.shield(outcome):
-                raise NotApplied("the leadership ended while the lease's eviction was open")
-        for position, lease in noted.held:
-            if not self._lead.ready:
-                raise NotApplied("the leadership ended while the lease's eviction was open")
-            if self._lead.lessor.version(lease) is None:
-                noted.answers[position] = MISSING
+        if noted.held:
+            await self._evicted_or_not(noted)
         if noted.checkpointed:
             await self._checkpoints.clear(noted.checkpointed)
         return noted.answers
+
+    async def _evicted_or_not(self, noted: _Noted) -> None:
+        """Wait for what is decided about the held ones. Those whose lease is gone then are judged anew."""
+        for outcome in {self._evictions.outcome(lease) for _, lease, _ in noted.held}:
+            if outcome is not None and not await asyncio.shield(outcome):
+                raise NotApplied("the leadership ended while the lease's eviction was open")
+        if not self._lead.ready:
+            raise NotApplied("the leadership ended while the lease's eviction was open")
+        gone = [(place, item) for place, lease, item in noted.held if self._lead.lessor.version(lease) is None]
+        answers = await self._settle(self._note([item for _, item in gone])) if gone else []
+        for (place, _), answer in zip(gone, answers, strict=True):
+            noted.answers[place] = answer
 
     async def _confirmed(self) -> None:
         """A leadership round that begins after this call; all calls until it begins share it."""

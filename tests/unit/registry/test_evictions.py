@@ -163,6 +163,22 @@ async def test_an_eviction_that_a_registration_overtook_skips_the_lease_and_the_
     await until(lambda: not ids(node))
 
 
+async def test_a_heartbeat_that_waited_is_judged_by_who_holds_the_instance_then(node, register, until, monkeypatch):
+    """To hear that nothing is registered makes the old holder register, and take the place from the new one."""
+    proposals = Proposals(node, Evict, monkeypatch)
+    proposals.gate.clear()
+    await node.registry.write(register("a", 1_000, lease=7))
+    await forward(node, 1.2)
+    await until(lambda: proposals.seen)
+    old = asyncio.ensure_future(node.registry.heartbeat([beat("a", 7)]))
+    whoever = asyncio.ensure_future(node.registry.heartbeat([beat("a")]))
+    await asyncio.sleep(0.05)
+    await node.registry.write(register("a", 10_000, lease=8))
+    proposals.gate.set()
+    assert (await old).conflict == [("default", "web", "a")]
+    assert (await whoever).ttls == [10_000]
+
+
 async def test_an_eviction_that_was_surely_not_applied_is_decided_anew(node, register, until, monkeypatch):
     proposals = Proposals(node, Evict, monkeypatch)
     proposals.error = NotApplied("queue full")
