@@ -32,6 +32,7 @@ STOP_S_MAX: Final = 30.0  # a node drains for up to 20 s
 START_S_MAX: Final = 15.0
 ASK_AGAIN_S: Final = 1.0
 POLL_S: Final = 0.01
+LOOK_S: Final = 0.05  # at every process of the host
 
 
 @dataclass(frozen=True)
@@ -178,16 +179,15 @@ class LocalActor:
                 await self._start(node)
             case "pause" | "resume":
                 number = signal.SIGSTOP if act == "pause" else signal.SIGCONT
-                for process in self._processes.family(self._processes.supervisor(node, self._urls[node])):
+                for process in await self._family(node):
                     self._signal(process, number)
             case _:
                 raise CannotAct(f"cannot {act} {node} on this host")
 
     async def _end(self, node: str, number: signal.Signals, timeout_s: float, *, whole_family: bool) -> None:
         """The supervisor first: it must not start again what dies."""
-        supervisor = self._processes.supervisor(node, self._urls[node])
-        family = self._processes.family(supervisor)
-        for process in family if whole_family else [supervisor]:
+        family = await self._family(node)
+        for process in family if whole_family else family[:1]:
             self._signal(process, number)
         deadline = time.monotonic() + timeout_s
         while any(map(self._lives, family)):
@@ -200,14 +200,23 @@ class LocalActor:
         deadline = time.monotonic() + START_S_MAX
         while time.monotonic() < deadline:
             self._signal(self._runner, signal.SIGUSR1)
-            for _ in range(round(ASK_AGAIN_S / POLL_S)):
-                if any(self._is_child(process, node) for process in self._processes.all()):
+            for _ in range(round(ASK_AGAIN_S / LOOK_S)):
+                if await asyncio.to_thread(self._runs, node):
                     return
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(LOOK_S)
         raise CannotAct(f"the runner {self._runner.pid} did not start {node} again")
 
-    def _is_child(self, process: Process, node: str) -> bool:
-        return process.parent == self._runner.pid and is_node(process.arguments, node)
+    async def _family(self, node: str) -> list[Process]:
+        """The proven supervisor and its children; in a thread, because the drill's clients must not stall meanwhile."""
+
+        def find() -> list[Process]:
+            return self._processes.family(self._processes.supervisor(node, self._urls[node]))
+
+        return await asyncio.to_thread(find)
+
+    def _runs(self, node: str) -> bool:
+        processes = (process for process in self._processes.all() if process.parent == self._runner.pid)
+        return any(is_node(process.arguments, node) for process in processes)
 
     def _lives(self, process: Process) -> bool:
         found = self._processes.find(process.pid)

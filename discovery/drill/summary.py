@@ -34,9 +34,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"{SIGNS[result.verdict]}  {result.name.ljust(width)}  {_figures(result)}"
         if result.failure:
             yield f"{' ' * 9}{printable(result.failure)}"
-        for measure in result.measures:
-            if not measure.ok:
-                yield f"{' ' * 9}{measure.label}: {amount(measure)}, limit {bound(measure)} {printable(measure.detail)}"
+        yield from (f"{' ' * 9}{_excess(measure)}" for measure in result.measures if not measure.ok)
+
+
+def _excess(measure: Measure) -> str:
+    detail = f" ({printable(measure.detail)})" if measure.detail else ""
+    return f"{measure.label}: {amount(measure)}, allowed {bound(measure)}{detail}"
 
 
 def _figures(result: Result) -> str:
