@@ -1,7 +1,9 @@
 """Clients that contend for a few keys and instances, and record what they were told: the makers of a history.
 
-Half of them are patient and send each request once; half give up soon and, after an unknown outcome, repeat the write
-at another node under the same ``Idempotency-Key``: still the same operation, however many requests it took.
+They differ as clients do (:data:`ROLES`). Some wait long and send each request once; some give up soon and, after an
+unknown outcome, repeat the write at another node under the same ``Idempotency-Key``: still the same operation, however
+many requests it took; some only read, and stay at their node whatever it is cut off from. Now and then one hangs up
+before its answer can have come.
 """
 
 from __future__ import annotations
@@ -18,14 +20,30 @@ import aiohttp
 from discovery.testing.history import History
 from discovery.testing.models import Decided, Delete, Deleted, Found, Get, Input, Output, Put, Refused, Txn, Wrote
 
-PATIENT_S: Final = 6.0
-HASTY_S: Final = 0.7
 CONNECT_S: Final = 0.5
-REPEATS: Final = 8
 REST_S: Final = 0.01
+HANG_UP_S: Final = 0.01
+REFUSED_STATUS: Final = 503
+UNKNOWN_STATUS: Final = 504
 INSTANCES: Final = "instance:"
 _NOT_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _GONE: Final = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A kind of client: how long it waits, how often it sends an operation, how often it hangs up before the answer."""
+
+    patience_s: float
+    requests: int = 1
+    hangs_up: float = 0.0
+    reads_only: bool = False
+
+
+PATIENT: Final = Role(patience_s=6.0, hangs_up=0.02)
+HASTY: Final = Role(patience_s=0.7, requests=8, hangs_up=0.1)
+READER: Final = Role(patience_s=0.7, reads_only=True)
+ROLES: Final = (PATIENT, HASTY, READER, PATIENT, HASTY)
 
 
 class Unexpected(Exception):
@@ -138,7 +156,7 @@ class Contenders:
     urls: Sequence[str]
     name: str
     seed: int
-    clients: int = 12
+    clients: int = 15
     keys: int = 3
     instances: int = 2
     rest_s: float = REST_S
@@ -156,23 +174,26 @@ class Contenders:
                 tasks.create_task(self._client(session, client))
 
     async def _client(self, session: aiohttp.ClientSession, client: int) -> None:
+        """Operations one after the other; a new one elsewhere when the last was not answered, but for readers."""
         chance = random.Random(f"{self.seed} {client}")  # noqa: S311 -- no secret
-        node = client
+        nodes = len(self.urls)
+        role, node = ROLES[client // nodes % len(ROLES)], client % nodes
         while True:
-            call = self._choose(chance)
+            call = self._choose(chance, role)
             number = self.history.invoke(client, call)
-            if await self._carry_out(session, number, call, node, hasty=client % 2 == 1):
-                await asyncio.sleep(chance.random() * 2 * self.rest_s)
-            else:
-                node += 1
-                await asyncio.sleep(self.rest_s)
+            hangs_up_s = chance.random() * HANG_UP_S if chance.random() < role.hangs_up else None
+            if not await self._carry_out(session, number, call, node, role, hangs_up_s) and not role.reads_only:
+                node = (node + 1) % nodes
+            await asyncio.sleep(chance.random() * 2 * self.rest_s)
 
-    def _choose(self, chance: random.Random) -> Input:
+    def _choose(self, chance: random.Random, role: Role) -> Input:
         """The next operation. Conditions name the revision last seen by anybody, so that several use the same one."""
         names = [f"{self.name}/key{number}" for number in range(self.keys)]
         names += [f"{INSTANCES}{self.name}-{number}" for number in range(self.instances)]
         names += (pair := [f"{self.name}/pair{number}" for number in range(2)])
         key = chance.choice(names)
+        if role.reads_only:
+            return Get(key)
         self._written += 1
         value = f"v{self._written}"
         seen = self.revisions.get(key, 0)
@@ -183,34 +204,36 @@ class Contenders:
         return chance.choices(kinds, (5, 3, 4, 1))[0]
 
     async def _carry_out(
-        self, session: aiohttp.ClientSession, number: int, call: Input, node: int, *, hasty: bool
+        self,
+        session: aiohttp.ClientSession,
+        number: int,
+        call: Input,
+        node: int,
+        role: Role,
+        hangs_up_s: float | None,
     ) -> bool:
-        """Send until the outcome is known, or patience ends; whether the node it began with answered."""
-        request = request_of(call)
+        """Send until the outcome is known or the client gives it up; whether it was known."""
+        request, key = request_of(call), f"{self.name}-{number}"
         certain = True  # no request so far can have taken effect
-        for attempt in range(REPEATS if hasty else 1):
+        for attempt in range(role.requests):
             url = self.urls[(node + attempt) % len(self.urls)]
+            patience_s = role.patience_s if attempt or hangs_up_s is None else hangs_up_s
             try:
-                output = await self._send(
-                    session, url, request, f"{self.name}-{number}", HASTY_S if hasty else PATIENT_S
-                )
+                output = await self._send(session, url, request, key, patience_s)
             except _NOT_SENT:
-                output = None
+                output = REFUSED_STATUS
             except _GONE:
-                output, certain = None, False
-            if isinstance(output, int):
-                certain = certain and output == 503
-            elif output is not None:
+                output = UNKNOWN_STATUS
+            if not isinstance(output, int):
                 self._learn(call, output)
                 self.history.ok(number, output, url)
-                return attempt == 0
+                return True
+            certain = certain and output == REFUSED_STATUS
             if certain or isinstance(call, Get):
-                break
+                self.history.failed(number)
+                return False
             await asyncio.sleep(self.rest_s)
-        if certain or isinstance(call, Get):
-            self.history.failed(number)
-        else:
-            self.history.unknown(number)
+        self.history.unknown(number)
         return False
 
     async def _send(
@@ -224,7 +247,7 @@ class Contenders:
         async with session.request(request.method, target, headers=headers, timeout=timeout, **content) as response:
             raw = response.content_type == "application/octet-stream"
             body = await response.read() if raw or response.status == 204 else await response.json(content_type=None)
-            if response.status in (503, 504):
+            if response.status in (REFUSED_STATUS, UNKNOWN_STATUS):
                 return response.status
             if response.status == 412:
                 return Refused()
