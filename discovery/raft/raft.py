@@ -36,8 +36,7 @@ from discovery.raft.wal import Wal
 
 _log: Final = logging.getLogger(__name__)
 _ANNOUNCE: Final = "raft.announce"
-GRACE_S: Final = 0.25
-"""The engine answers in its time, if passes end; beyond this the facade does: a disk may stand still."""
+GRACE_S: Final = 0.25  # the engine answers in its time, if passes end; beyond this the facade: a disk may stand still
 
 
 class RaftConfig(msgspec.Struct, frozen=True):
@@ -173,8 +172,7 @@ class Raft:
             NotApplied: this node does not lead, or no longer, or could not know it within HEARTBEAT_TIMEOUT_S.
         """
         engine, driver = self._running()
-        late = "leadership was not confirmed in time"
-        with self._call(limits.HEARTBEAT_TIMEOUT_S, NotApplied, late) as future:
+        with self._call(limits.HEARTBEAT_TIMEOUT_S, NotApplied, "leadership was not confirmed in time") as future:
             engine.confirm(future)
             driver.wake()
             term: int = await future
@@ -244,8 +242,7 @@ class Raft:
                 for peer in sorted(self._members.configured)
             )
             members = tuple(self._member(peer, None) for peer in silent)
-            since = time.monotonic() - self._made_at
-            return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, since)
+            return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, time.monotonic() - self._made_at)
         status = self._engine.status()
         own = PeerStatus(self.node, True, 0.0, status.applied, status.last_index)
         peers = sorted((own, *status.peers), key=lambda peer: peer.id)
@@ -304,7 +301,12 @@ class Raft:
 
     def _consider(self) -> None:
         """Something was announced: become a member if that is right now, and judge everyone anew."""
-        if self._members.settle(self._wal.begin):
+        try:
+            became = self._members.settle(self._wal.begin)
+        except (OSError, CorruptData) as error:
+            self._fatal("the founding cannot be written", error)
+            return
+        if became:
             for peer, places in self._members.addresses().items():
                 if peer != self.node:
                     self._transport.add_peer(peer, places)

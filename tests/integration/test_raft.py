@@ -15,7 +15,10 @@ from discovery import limits
 from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, Unavailable
 from discovery.raft import Raft, RaftConfig
 from discovery.raft import raft as raft_module
+from discovery.raft.disk import RealDisk
+from discovery.raft.identity import DataDirectory
 from discovery.raft.types import Settings
+from discovery.raft.wal import Wal
 from discovery.testing.raft_member import Items
 
 IDS = ("n1", "n2", "n3")
@@ -399,3 +402,84 @@ async def test_a_disk_that_stands_still_keeps_nobody_waiting_beyond_his_time(tmp
     await alone.stop()
     alone.sockets["n1"].close()
     assert alone.deaths == []
+
+
+class Crash(BaseException):
+    """The process is gone: nothing of it runs on."""
+
+
+def _crashing(monkeypatch, node, step):
+    """Let the member that is built next die when its founding comes to ``step``; returns what says that it did."""
+    died = []
+
+    def crash(*_):
+        died.append(node)
+        raise Crash
+
+    raft_begin, store, rename = Wal.begin, DataDirectory.store, RealDisk.rename
+
+    def founding(identity):
+        return identity.founded and identity.node == node
+
+    def begin(wal):
+        if node not in str(wal._disk.path):
+            return raft_begin(wal)
+        if step == "before the log":
+            crash()
+        if step == "the log's file is empty":
+            wal._segment_for_next()
+            crash()
+        return raft_begin(wal)
+
+    def stored(directory, identity):
+        if founding(identity) and step == "before the identity":
+            crash()
+        store(directory, identity)
+        if founding(identity) and step == "after the identity":
+            crash()
+
+    def renamed(disk, old, new):
+        if step == "the identity has no name" and b'"cluster": ""' not in disk.read(old) and disk.path.name == node:
+            crash()
+        return rename(disk, old, new)
+
+    monkeypatch.setattr(Wal, "begin", begin)
+    monkeypatch.setattr(DataDirectory, "store", stored)
+    monkeypatch.setattr(RealDisk, "rename", renamed)
+    return died
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "before the log",
+        "the log's file is empty",
+        "before the identity",
+        "the identity has no name",
+        "after the identity",
+    ],
+)
+async def test_a_crash_at_any_step_of_the_founding_heals(cluster, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        died = _crashing(patch, "n2", step)
+        await cluster.start()
+        await eventually(lambda: died)
+        await cluster.stop("n2")
+    await cluster.start("n2")
+    await cluster.elected()
+    assert len({raft.cluster for raft in cluster.rafts.values()}) == 1
+    for number, node in enumerate(IDS, 1):
+        assert await cluster.rafts[node].propose(node.encode(), 5.0) == number
+
+
+async def test_a_disk_that_fails_at_the_founding_ends_the_process(cluster, monkeypatch):
+    """A second fsync after a failed one may report success for pages that were thrown away."""
+
+    def failing(wal):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Wal, "begin", failing)
+    await cluster.start()
+    await eventually(lambda: cluster.deaths)
+    assert isinstance(cluster.deaths[0][1], OSError)
+    cluster.deaths.clear()
