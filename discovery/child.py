@@ -32,6 +32,18 @@ class Backoff:
         return min(RESTART_S_MIN * 2.0 ** (self.failures - 2), RESTART_S_MAX)
 
 
+class Adopted:
+    """A child from before the supervisor re-executed itself; as much of :class:`subprocess.Popen` as is used."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self) -> None:
+        """Reap it."""
+        os.waitpid(self.pid, 0)
+
+
 class Child:
     """One process that should be running: the node, or a DNS worker."""
 
@@ -39,7 +51,7 @@ class Child:
         self.name = name
         self._start = start
         self._backoff = Backoff()
-        self.popen: subprocess.Popen[bytes] | None = None
+        self.popen: subprocess.Popen[bytes] | Adopted | None = None
         self.started = 0.0
         self.starts = 0
         self.due: float | None = 0.0  # monotonic time of the next start; None while it runs or must not run
@@ -48,6 +60,11 @@ class Child:
     def pid(self) -> int | None:
         """Its process id while it runs."""
         return self.popen.pid if self.popen else None
+
+    def adopt(self, pid: int) -> None:
+        """It runs already, as process ``pid``; 0: it does not, and is due."""
+        if pid:
+            self.popen, self.starts, self.due = Adopted(pid), 1, None
 
     def start(self, now: float) -> None:
         """Start it; the kernel's refusal (memory, processes) counts as a death."""

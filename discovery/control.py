@@ -1,6 +1,6 @@
 """The node's end of the channel to its supervisor: which workers there are, and what the supervisor should say.
 
-One JSON object a line, see :mod:`discovery.supervisor`. Writing blocks, for a moment at most: messages are small and
+One JSON object a line, see :mod:`discovery.channel`. Writing blocks, for a moment at most: messages are small and
 few, and the last one, the reason of a fatal end, must be out before the process ends.
 """
 
@@ -57,6 +57,10 @@ class Control:
         if what != self._said:
             self._said = what
             self._send({"waiting": what})
+
+    def serving(self, workers: list[int]) -> None:
+        """Which workers have joined their port, by process id."""
+        self._send({"serving": workers})
 
     def fatal(self, code: int, text: str) -> None:
         """Why the node ends, with the exit code of the whole daemon: a restart would not help."""

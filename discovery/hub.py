@@ -71,6 +71,8 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._suspects: set[int] = set()
+        self._on_serving: Callable[[list[int]], None] = lambda pids: None
+        self._serving: list[int] = []
         self.killed = 0
 
     # Life
@@ -138,6 +140,10 @@ class Hub:
                 self._begin(link)
             self._tell(link)
         self._watch()
+
+    def on_serving(self, callback: Callable[[list[int]], None]) -> None:
+        """Call with the process ids of the workers that have joined their port, whenever these change."""
+        self._on_serving = callback
 
     def set_workers(self, workers: Iterable[tuple[int, int]]) -> None:
         """The supervisor's list of (index, pid). The first one may name workers that are on the port already.
@@ -225,6 +231,7 @@ class Hub:
             self._reached = (link.history, max(link.revision, reached if link.history == history else 0))
         if link.bound:
             self._on_port.setdefault(link.pid, self._clock())
+            self.joined()
         if self._store is not None:
             self._begin(link)
         self._tell(link)
@@ -238,9 +245,17 @@ class Hub:
         if self._waiters:
             self._settle()
 
+    def joined(self) -> None:
+        """A worker said that it is on its port, or one that was has gone."""
+        serving = sorted(link.pid for link in self._links if link.bound and link.phase != "new")
+        if serving != self._serving:
+            self._serving = serving
+            self._on_serving(serving)
+
     def closed(self, link: Link) -> None:
         """A connection ended. A worker that the supervisor lists is still on the port."""
         self._links.pop(link, None)
+        self.joined()
         if self._listed is None or link.pid not in self._listed:
             self._off_port(link.pid)
         elif link.pid in self._on_port:

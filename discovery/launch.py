@@ -7,13 +7,16 @@ the cluster secret is named, not its content.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from discovery import listen
+from discovery import listen, process
 from discovery.config_rules import is_wildcard, listen_address
 from discovery.config_schema import Config
 
@@ -66,12 +69,30 @@ def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def spawn(arguments: Sequence[str], fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start one of our modules. Its stdout is our stderr: ours carries the ready line and nothing else.
+
+    A session of its own keeps a terminal's Ctrl-C from reaching it: the supervisor decides the order of the end.
+    Raises OSError.
+    """
+    parent = os.getpid()
+    return subprocess.Popen(  # noqa: S603 -- our own interpreter and module
+        [sys.executable, "-P", "-m", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        pass_fds=fds,
+        start_new_session=True,
+        preexec_fn=lambda: process.die_with_parent(parent),
+    )
+
+
 class Launch:
     """The command lines of the children of one supervisor."""
 
     def __init__(self, config: Config, sockets: listen.Sockets, directory: Path) -> None:
         self.config = config
         self.sockets = sockets
+        self.directory = directory
         self._feed = str(directory / FEED_SOCKET)
         self._dns = [listen.bound(sock) for sock in sockets.dns]
         self.http_url = config.http.advertise or f"http://{listen.preferred(sockets.http)}"

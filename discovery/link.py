@@ -41,6 +41,9 @@ class Owner(Protocol):
     def greeted(self, link: Link) -> None:
         """The worker said who it is."""
 
+    def joined(self) -> None:
+        """A worker said that it is on its port."""
+
     def acknowledged(self, link: Link, first: bool) -> None:
         """The worker serves ``link.acked``; ``first``: its first acknowledgement on this connection."""
 
@@ -136,6 +139,7 @@ class Link(asyncio.Protocol):
             self.samples = frame.samples
         else:
             self.bound = True
+            self._owner.joined()
 
     def _greet(self, hello: feed.Hello) -> None:
         if self.phase != "new":

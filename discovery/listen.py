@@ -13,7 +13,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -43,10 +43,24 @@ class Sockets:
         """All of them."""
         yield from (*self.http, *self.dns, *self.raft)
 
+    def descriptors(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Of HTTP, DNS and Raft; what :func:`adopt` takes."""
+        http, dns, raft = (tuple(sock.fileno() for sock in group) for group in (self.http, self.dns, self.raft))
+        return http, dns, raft
+
     def close(self) -> None:
         """Close all of them."""
         for sock in self.every():
             sock.close()
+
+
+def adopt(http: Sequence[int], dns: Sequence[int], raft: Sequence[int]) -> Sockets:
+    """The listeners of this process before it re-executed itself, by descriptor."""
+    sockets = Sockets(*([socket.socket(fileno=fd) for fd in fds] for fds in (http, dns, raft)))
+    for sock in sockets.every():
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+    return sockets
 
 
 def open_sockets(config: Config) -> Sockets:

@@ -124,6 +124,7 @@ class Node:
     async def _start(self) -> None:
         settings = self._settings
         await self._hub.start(settings.feed)
+        self._hub.on_serving(self._control.serving)
         self._control.listen(self._hub.set_workers)
         await self._registry.start()
         await self._raft.start([socket.socket(fileno=settings.raft_fd)])

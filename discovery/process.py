@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -85,6 +85,28 @@ def open_standard_files() -> None:
                 os.close(opened)
 
 
+@contextlib.contextmanager
+def signal_pipe(numbers: Collection[signal.Signals]) -> Iterator[socket.socket]:
+    """A socket that receives the number of each signal that arrives, as a byte (signalfd in portable clothes).
+
+    Such as were blocked, over a re-execution, are let through once it can take them.
+    """
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    try:
+        yield reader
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(previous_fd)
+        reader.close()
+        writer.close()
+
+
 def raise_file_limit() -> int:
     """Lift the soft limit on open files to what 8,192 HTTP connections need, as far as the hard one allows.
 
@@ -124,6 +146,19 @@ class PrivateDirectory:
         self.path = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=base))
         self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    @classmethod
+    def adopt(cls, fd: int, path: str) -> PrivateDirectory:
+        """That of this process before it re-executed itself, lock and all."""
+        directory = cls.__new__(cls)
+        directory.path, directory._fd = Path(path), fd
+        os.set_inheritable(fd, False)
+        return directory
+
+    @property
+    def fd(self) -> int:
+        """Descriptor that carries the lock."""
+        return self._fd
 
     def remove(self) -> None:
         """Delete it with what is in it."""

@@ -4,41 +4,35 @@ It must be the part that never fails, so it does little: one thread, one ``selec
 control channel to the node; no asyncio, HTTP, Raft or registry. It works as PID 1 of a container: whatever process is
 handed to it is reaped. Children are killed by the kernel when it dies (:func:`discovery.process.die_with_parent`).
 
-Control channel, one JSON object a line over a socket pair, made anew for each node process:
-
-* to the node: ``{"workers": [[index, pid], …]}`` whenever that list changes;
-* from the node: ``{"ready": true}`` once; until then ``{"waiting": "…"}``; ``{"fatal": {"exit": 1 | 2, "text": "…"}}``
-  before it ends for a reason that a restart cannot mend.
+SIGTERM drains and ends, SIGUSR2 changes to the version that is installed now (:mod:`discovery.upgrade`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from discovery import launch, listen, log, process
+from discovery import launch, listen, log, process, upgrade
+from discovery.channel import Channel
 from discovery.child import Child
 from discovery.config_schema import Config
 from discovery.errors import ConfigError
 
 logger: Final = logging.getLogger(__name__)
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 REPORT_EVERY_S: Final = 3.0
 DRAIN_S_MAX: Final = 20.0  # handing over leadership and finishing requests in flight
 STOP_S_MAX: Final = 3.0  # for workers, and after a second signal
 HASTEN_AFTER_S: Final = 0.3  # a terminal and a process manager may both pass on one Ctrl-C
-CONTROL_LINE_BYTES_MAX: Final = 64 * 1024
 
 
 def serve(config: Config) -> int:
@@ -49,52 +43,53 @@ def serve(config: Config) -> int:
     """
     process.open_standard_files()
     log.setup(config.log.format, config.log.level, process="supervisor")
+    if upgrade.trial():
+        return 0
+    handover = upgrade.take()
     try:
         process.check_platform()
-        sockets = listen.open_sockets(config)
+        sockets = listen.open_sockets(config) if handover is None else listen.adopt(*handover.listeners())
     except ConfigError as problem:
         logger.error("%s", problem.detail)
         return 2
     process.raise_file_limit()
-    with _signal_pipe() as signals:
-        directory = process.PrivateDirectory()
+    with process.signal_pipe(SIGNALS) as signals:
+        directory = (
+            process.PrivateDirectory() if handover is None else process.PrivateDirectory.adopt(*handover.directory)
+        )
         try:
-            return Supervisor(launch.Launch(config, sockets, directory.path), signals).run()
+            return Supervisor(launch.Launch(config, sockets, directory.path), signals, directory.fd, handover).run()
         finally:
             directory.remove()
             sockets.close()
 
 
-@contextlib.contextmanager
-def _signal_pipe() -> Iterator[socket.socket]:
-    """A socket that receives the number of each signal that arrives, as a byte (signalfd in portable clothes)."""
-    reader, writer = socket.socketpair()
-    reader.setblocking(False)
-    writer.setblocking(False)
-    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-    try:
-        yield reader
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(previous_fd)
-        reader.close()
-        writer.close()
-
-
 class Supervisor:
-    """The loop. ``phase`` goes from running over draining (the node ends) to stopping (the workers end)."""
+    """The loop. ``phase`` goes from running over draining (the node ends) to stopping (the workers end).
 
-    def __init__(self, launch: launch.Launch, signals: socket.socket) -> None:
-        self._launch = launch
+    Args:
+        lines: command lines of the children.
+        signals: delivers the numbers of signals.
+        directory_fd: holds the private directory.
+        handover: what this process was before it re-executed itself; ``None`` at a first start.
+    """
+
+    def __init__(
+        self, lines: launch.Launch, signals: socket.socket, directory_fd: int, handover: upgrade.Handover | None
+    ) -> None:
+        self._launch = lines
         self._signals = signals
+        self._directory_fd = directory_fd
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals, selectors.EVENT_READ, self._on_signals)
         self._node = Child("node", self._start_node)
-        self._workers = [Child(f"dns-{index}", self._start_worker) for index in range(launch.config.dns.workers)]
-        self._control: socket.socket | None = None
-        self._received = b""
+        self._workers = [Child(f"dns-{index}", self._start_worker) for index in range(lines.config.dns.workers)]
+        self._leaving: list[Child] = []  # workers that a successor replaces
+        self._control: Channel | None = None
+        self._serving: list[int] = []
+        self._node_ready = False
+        self._trial: Child | None = None
+        self._roll: upgrade.Roll | None = None
         self._phase = "running"
         self._deadline: float | None = None
         self._hasten_from = 0.0
@@ -102,11 +97,14 @@ class Supervisor:
         self._ready = False
         self._waiting = "the node process to start"
         self._report_at = time.monotonic() + REPORT_EVERY_S
+        if handover is not None:
+            self._resume(handover)
 
     def run(self) -> int:
         """Supervise until everything has ended. Returns the exit code."""
         try:
             while not self._finished():
+                self._upgrade()
                 self._start_due()
                 for key, _ in self._selector.select(self._timeout_s()):
                     key.data()
@@ -120,7 +118,7 @@ class Supervisor:
 
     def _children(self) -> Sequence[Child]:
         """All, in the order of their start: the node counts the workers of its first list as being on the port."""
-        return (*self._workers, self._node)
+        return (*self._workers, *self._leaving, self._node)
 
     def _finished(self) -> bool:
         return self._phase == "stopping" and not any(child.popen for child in self._children())
@@ -130,6 +128,7 @@ class Supervisor:
     def _timeout_s(self) -> float | None:
         moments = [child.due for child in self._children() if child.due is not None]
         moments += [] if self._deadline is None else [self._deadline]
+        moments += [] if self._roll is None or (kill_at := self._roll.deadline()) is None else [kill_at]
         moments += [] if self._ready else [self._report_at]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
@@ -167,6 +166,8 @@ class Supervisor:
             for number in self._signals.recv(4096):
                 if number in (signal.SIGTERM, signal.SIGINT):
                     self._on_stop(signal.Signals(number))
+                elif number == signal.SIGUSR2:
+                    self._on_upgrade()
                 elif number == signal.SIGHUP:
                     logger.info("SIGHUP: no option of this version can be changed while running")
 
@@ -196,7 +197,7 @@ class Supervisor:
 
     def _stop_workers(self) -> None:
         self._phase, self._deadline = "stopping", time.monotonic() + STOP_S_MAX
-        for worker in self._workers:
+        for worker in (*self._workers, *self._leaving):
             worker.due = None
             worker.signal(signal.SIGTERM)
 
@@ -214,6 +215,79 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
                 child.popen.wait()
 
+    # Changing to another version
+
+    def _on_upgrade(self) -> None:
+        """SIGUSR2: have the installed version try itself, then become it."""
+        trying = self._trial is not None and self._trial.popen is not None
+        if self._phase != "running" or not self._ready or trying or self._roll is not None:
+            logger.warning("SIGUSR2: not now, the node is starting, ending or changing to another version")
+            return
+        logger.info("SIGUSR2: trying the installed version")
+        self._trial = Child("the trial", lambda child: upgrade.preflight())
+        self._trial.start(time.monotonic())
+
+    def _on_trial(self, status: int) -> None:
+        self._trial = None
+        if status:
+            logger.error("the installed version does not work (its words stand above); this one goes on")
+        elif self._phase == "running":
+            self._become()
+
+    def _become(self) -> None:
+        """Re-execute. Signals stay pending until the new version can take them."""
+        control = self._control
+        if control is None:
+            logger.error("the node process is just being restarted: send SIGUSR2 again")
+            return
+        handover = upgrade.Handover(
+            *self._launch.sockets.descriptors(),
+            directory=(self._directory_fd, str(self._launch.directory)),
+            control=(control.sock.fileno(), control.received),
+            node=self._node.pid or 0,
+            workers=tuple(worker.pid or 0 for worker in self._workers),
+        )
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            upgrade.execute(handover)
+        except OSError as problem:
+            logger.error("cannot change to the installed version: %s", problem)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _resume(self, handover: upgrade.Handover) -> None:
+        """Take over the children of the former version, and replace them one by one."""
+        logger.info("re-executed as the installed version; node and workers follow one by one")
+        self._ready = self._node_ready = True
+        self._node.adopt(handover.node)
+        fd, received = handover.control
+        os.set_inheritable(fd, False)
+        self._listen(Channel(socket.socket(fileno=fd), self._on_message, received))
+        replaced = []
+        for index, pid in enumerate(handover.workers):
+            former = Child(f"dns-{index} (former)", self._start_worker)
+            former.adopt(pid)
+            if index < len(self._workers) and pid:
+                self._workers[index].due = None
+                replaced.append(former)
+            if index >= len(self._workers):
+                former.signal(signal.SIGTERM)
+            self._leaving.append(former)
+        self._roll = upgrade.Roll(self._node, replaced, self._successor)
+
+    def _successor(self, index: int) -> Child:
+        worker = self._workers[index]
+        worker.due = time.monotonic()
+        return worker
+
+    def _upgrade(self) -> None:
+        if self._roll is None or self._phase != "running":
+            return
+        self._roll.step(self._node_ready, self._serving)
+        if self._roll.done:
+            self._roll = None
+            logger.info("node and workers are of the installed version")
+
     # Children
 
     def _reap(self) -> None:
@@ -225,13 +299,22 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            code = os.waitstatus_to_exitcode(status)
+            if self._trial is not None and self._trial.pid == pid:
+                self._on_trial(code)
             for child in self._children():
                 if child.pid == pid:
-                    self._on_death(child, os.waitstatus_to_exitcode(status))
+                    self._on_death(child, code)
 
     def _on_death(self, child: Child, status: int) -> None:
         now = time.monotonic()
+        if child in self._leaving:
+            self._leaving.remove(child)
+            child.died(status, now, again=False)
+            self._tell_workers()
+            return
         if child is self._node:
+            self._node_ready = False
             self._read_control()  # its last word may name the reason
             self._close_control()
             if self._phase == "running" and status == 2:
@@ -239,7 +322,8 @@ class Supervisor:
         delay = child.died(status, now, again=self._phase == "running")
         if delay is not None:
             how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-            logger.error("%s ended (%s); starting it again in %.1f s", child.name, how, delay)
+            level = logging.ERROR if status else logging.INFO  # 0: it was told to
+            logger.log(level, "%s ended (%s); starting it again in %.1f s", child.name, how, delay)
             self._tell_workers()
         if child is self._node and self._phase == "draining":
             self._stop_workers()
@@ -248,80 +332,53 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                popen = self._spawn(*self._launch.node(theirs.fileno()))
+                popen = launch.spawn(*self._launch.node(theirs.fileno()))
             except OSError:
                 ours.close()
                 raise
-        ours.setblocking(False)
-        self._control, self._received = ours, b""
-        self._selector.register(ours, selectors.EVENT_READ, self._read_control)
-        self._tell_workers()
+        self._listen(Channel(ours, self._on_message))
         return popen
+
+    def _listen(self, control: Channel) -> None:
+        self._control = control
+        self._selector.register(control.sock, selectors.EVENT_READ, self._read_control)
+        self._tell_workers()
 
     def _start_worker(self, child: Child) -> subprocess.Popen[bytes]:
         index = self._workers.index(child)
-        return self._spawn(*self._launch.worker(index, join="now" if child.starts == 0 else "synced"))
-
-    def _spawn(self, arguments: Sequence[str], fds: Sequence[int]) -> subprocess.Popen[bytes]:
-        """Start one of our modules. Its stdout is our stderr: ours carries the ready line and nothing else.
-
-        A session of its own keeps a terminal's Ctrl-C from reaching it: the order of the end is decided here.
-        """
-        parent = os.getpid()
-        return subprocess.Popen(  # noqa: S603 -- our own interpreter and module
-            [sys.executable, "-P", "-m", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            pass_fds=fds,
-            start_new_session=True,
-            preexec_fn=lambda: process.die_with_parent(parent),
-        )
+        first = child.starts == 0 and self._roll is None and not self._ready
+        return launch.spawn(*self._launch.worker(index, join="now" if first else "synced"))
 
     # Control channel
 
     def _tell_workers(self) -> None:
-        running = [[index, worker.pid] for index, worker in enumerate(self._workers) if worker.pid is not None]
+        running = [(index, worker.pid) for index, worker in enumerate(self._workers) if worker.pid is not None]
+        running += [(index, former.pid) for index, former in enumerate(self._leaving) if former.pid is not None]
         if self._control is not None:
-            with contextlib.suppress(OSError):  # a node that is dying; its death is handled on its own
-                self._control.sendall(json.dumps({"workers": running}).encode() + b"\n")
+            self._control.tell_workers(running)
 
     def _read_control(self) -> None:
-        """Take what the node says. A closed channel is not its death: that comes as SIGCHLD."""
-        while self._control is not None:
-            try:
-                data = self._control.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._close_control()
-                return
-            *lines, self._received = (self._received + data).split(b"\n")
-            for line in lines:
-                self._on_line(line)
-            if len(self._received) > CONTROL_LINE_BYTES_MAX:
+        if self._control is not None:
+            self._control.read()
+            if not self._control.open:
                 self._close_control()
 
     def _close_control(self) -> None:
         if self._control is not None:
-            self._selector.unregister(self._control)
-            self._control.close()
+            self._selector.unregister(self._control.sock)
+            self._control.sock.close()
             self._control = None
-
-    def _on_line(self, line: bytes) -> None:
-        """A line that is no message must not stop the supervisor."""
-        try:
-            self._on_message(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            logger.exception("the node process said something unintelligible")
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if "waiting" in message:
             self._waiting = message["waiting"]
-        if message.get("ready") and not self._ready:
-            self._ready = True
-            self._announce()
+        if "serving" in message:
+            self._serving = list(message["serving"])
+        if message.get("ready"):
+            self._node_ready = True
+            if not self._ready:
+                self._ready = True
+                self._announce()
         if "fatal" in message and self._phase == "running":
             self._fail(message["fatal"]["exit"], message["fatal"]["text"])
 
