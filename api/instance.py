@@ -20,7 +20,7 @@ from discovery.errors import FieldError, HolderConflict, NotFound
 from discovery.model import InstanceRecord, Lease
 from discovery.store import Store
 
-SLICE: Final = 1_000
+SLICE: Final = 200  # about a millisecond of work: a heartbeat takes some ten turns of the loop
 LIST_QUERY: Final = frozenset({"status", "tag"})
 _BATCH_FIELDS: Final = frozenset({"instances"})
 _Name = tuple[str, str, str]
