@@ -1,9 +1,9 @@
 """Clients that contend for a few keys and instances, and record what they were told: the makers of a history.
 
-They differ as clients do (:data:`ROLES`). Some wait long and send each request once; some give up soon and, after an
-unknown outcome, repeat the write at another node under the same ``Idempotency-Key``: still the same operation, however
-many requests it took; some only read, and stay at their node whatever it is cut off from. Now and then one hangs up
-before its answer can have come.
+They differ as clients do (:data:`ROLES`). Some wait long and send each request once, without a key, so that nothing but
+the daemon keeps it from being applied twice. Some give up soon and, after an unknown outcome, repeat the write at
+another node under the same ``Idempotency-Key``: still the same operation, however many requests it took. Some only
+read, and stay at their node whatever it is cut off from. Now and then one hangs up before its answer can have come.
 """
 
 from __future__ import annotations
@@ -213,10 +213,11 @@ class Contenders:
         hangs_up_s: float | None,
     ) -> bool:
         """Send until the outcome is known or the client gives it up; whether it was known."""
-        request, key = request_of(call), f"{self.name}-{number}"
+        request = request_of(call)
         certain = True  # no request so far can have taken effect
         for attempt in range(role.requests):
             url = self.urls[(node + attempt) % len(self.urls)]
+            key = f"{self.name}-{number}" if role.requests > 1 else ""
             patience_s = role.patience_s if attempt or hangs_up_s is None else hangs_up_s
             try:
                 output = await self._send(session, url, request, key, patience_s)
@@ -242,7 +243,7 @@ class Contenders:
         """The answer, or the status when it says that there is none (503, 504)."""
         timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=min(CONNECT_S, patience_s))
         content = {"data": request.body} if isinstance(request.body, bytes) else {"json": request.body}
-        headers = {} if request.method == "GET" else {"Idempotency-Key": idempotency}
+        headers = {"Idempotency-Key": idempotency} if idempotency else {}
         target = f"{url}/api/v1/{request.path}"
         async with session.request(request.method, target, headers=headers, timeout=timeout, **content) as response:
             raw = response.content_type == "application/octet-stream"
