@@ -318,20 +318,19 @@ class Member:
     # -- snapshots ------------------------------------------------------------------------------------------------
 
     def _snapshot_if_due(self) -> None:
-        core = self._core
-        written = core.wal.bytes_written - self._bytes_mark
-        again = bool(self._room.save.cause)
-        if self._saving or self._incoming.installing or instant.now < self._room.save.retry_at:
+        core, wanted = self._core, self._room.save
+        if self._saving or self._incoming.installing or core.applied <= self._snapshot_index:
             return
-        if written < self._settings.snapshot_bytes and not again:
-            return
-        latest = self._snapshots.latest()
-        # A large state is written again only when as much was logged: the cost stays in proportion to the writes.
-        if core.applied <= self._snapshot_index or (latest is not None and written < latest.size):
+        if not (wanted.cause or self._snapshot_is_worth_it()) or instant.now < wanted.retry_at:
             return
         self._saving = True
         self._bytes_mark = core.wal.bytes_written
         self._jobs.append(SaveSnapshot(core.applied, core.term_at(core.applied), self._machine.snapshot()))
+
+    def _snapshot_is_worth_it(self) -> bool:
+        """A large state is written again only when as much was logged: the cost stays in proportion to the writes."""
+        written, latest = self._core.wal.bytes_written - self._bytes_mark, self._snapshots.latest()
+        return written >= max(self._settings.snapshot_bytes, 0 if latest is None else latest.size)
 
     def _on_job_done(self, job: Job, result: Any) -> None:
         if isinstance(job, InstallSnapshot):

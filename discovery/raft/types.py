@@ -244,7 +244,7 @@ class Settings(msgspec.Struct, frozen=True):
     window_bytes: int = 4 * 1024 * 1024
     chunk_bytes: int = limits.SNAPSHOT_CHUNK_BYTES
     chunks_in_flight: int = 4
-    snapshot_bytes: int = limits.LOG_RETAINED_BYTES
+    snapshot_bytes: int = limits.SNAPSHOT_LOG_BYTES_MIN
     waiting_max: int = limits.PROPOSALS_WAITING_MAX
     waiting_bytes_max: int = limits.PROPOSALS_WAITING_BYTES_MAX
 
