@@ -100,8 +100,8 @@ def _grid(line: Timeline, top: int, bottom: int) -> Iterator[str]:
 def _leaders(line: Timeline, top: int) -> Iterator[str]:
     yield _label("leader", top + 15)
     nodes = sorted({reign.leader for reign in line.reigns if reign.leader})
-    ends = [reign.since for reign in line.reigns[1:]] + [line.seconds]
-    for reign, end in zip(line.reigns, ends, strict=True):
+    ends = [*(reign.since for reign in line.reigns[1:]), line.seconds]
+    for reign, end in zip(line.reigns, ends, strict=False):  # without any reign there still is an end
         left, right = x(line, reign.since), x(line, end)
         kind = f"leader{nodes.index(reign.leader) % 3}" if reign.leader else "nobody"
         title = f"{reign.leader or 'nobody'} from {reign.since:.1f} s to {end:.1f} s, term {reign.term}"
