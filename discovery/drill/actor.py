@@ -48,10 +48,10 @@ class CommandActor:
             raise CannotAct(f"there is no command to {act} {node}")
         try:
             code, output = await self._run(line, {"DISCOVERY_DRILL_NODE": node, "DISCOVERY_DRILL_ACT": act})
+        except TimeoutError:  # an OSError, too
+            raise CannotAct(f"{shlex.join(line)} did not end within {self._plan.timeout:g} s") from None
         except OSError as problem:
             raise CannotAct(f"{shlex.join(line)}: {problem.strerror}") from problem
-        except TimeoutError:
-            raise CannotAct(f"{shlex.join(line)} did not end within {self._plan.timeout:g} s") from None
         if code:
             raise CannotAct(f"{shlex.join(line)} ended with {code}: {output}")
 
