@@ -71,4 +71,4 @@ class CommandActor:
             await process.wait()
             raise
         assert process.returncode is not None
-        return process.returncode, output.decode(errors="replace").strip()[-OUTPUT_CHARS_MAX:]
+        return process.returncode, " ".join(output.decode(errors="replace").split())[-OUTPUT_CHARS_MAX:]

@@ -196,11 +196,15 @@ class Stage:
         self.notes = Notes(time.monotonic(), await self.target.revision())
 
     async def evidence(self) -> Evidence:
-        """All that is known of the scenario that ends now. Raises :class:`Unfit` when a node cannot be asked."""
+        """All that is known of the scenario that ends now. Raises :class:`Unfit` when a node cannot be asked.
+
+        A node that could not be brought back is not asked: that it failed is said already.
+        """
         notes, span = self.notes, Span(self.notes.begin, time.monotonic())
         sure = self.writers.acknowledged()
         refused = {attempt.key for attempt in self.writers.attempts if attempt.refused}
-        held = {node: await self.target.keys(node, WRITTEN + "/" + self.run) for node in self.target.places}
+        asked = [node for node in self.target.places if node not in self._broken]
+        held = {node: await self.target.keys(node, f"{WRITTEN}/{self.run}") for node in asked}
         return Evidence(
             span,
             self.writers.attempts,

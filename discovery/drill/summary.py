@@ -31,7 +31,7 @@ def verdict(report: Report) -> str:
 def _lines(report: Report) -> Iterator[str]:
     width = max((len(result.name) for result in report.results), default=0)
     for result in report.results:
-        yield f"{SIGNS[result.verdict]}  {result.name.ljust(width)}  {_figures(result)}"
+        yield f"{SIGNS[result.verdict]}  {result.name.ljust(width)}  {_figures(result)}".rstrip()
         if result.failure:
             yield f"{' ' * 9}{printable(result.failure)}"
         yield from (f"{' ' * 9}{_excess(measure)}" for measure in result.measures if not measure.ok)

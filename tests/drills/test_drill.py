@@ -1,4 +1,4 @@
-"""``discovery drill`` on a cluster as ``make run`` starts it: rehearses, reports, cleans up; refuses; survives Ctrl-C."""
+"""``discovery drill`` on a cluster as ``make run`` starts it: it rehearses, reports, cleans up, refuses, gives way."""
 
 from __future__ import annotations
 
