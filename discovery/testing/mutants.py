@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 
 from discovery import command as commands
 from discovery.command import Evict, Meta
-from discovery.leases import Due
-from discovery.raft.codec import AppendEntries, NextIndex
-from discovery.raft.core import Core
+from discovery.leases import Due, LeaseClock
+from discovery.model import Group
+from discovery.raft import member
+from discovery.raft.codec import AppendEntries, NextIndex, PreVote, ResponseVote
+from discovery.raft.core import LEADER, Core
+from discovery.raft.packing import LogClock
+from discovery.raft.prevote import PreVoting
 from discovery.store import Outcome
 from discovery.testing.simnode import SimNode
 from discovery.testing.simregistry import SimRegistry
@@ -58,6 +65,61 @@ class NeverAdopts(Core):
             super().on_append(peer, message)
 
 
+class CountsNoVotes(Core):
+    """Never becomes leader."""
+
+    def on_response_vote(self, peer: str, message: ResponseVote) -> None:
+        """Into the void."""
+
+
+class AcknowledgesBeforeQuorum(Core):
+    """Takes for committed what its own disk holds."""
+
+    def _SyncObj__applyLogEntries(self) -> bool:
+        if self.state == LEADER:
+            self._commit = max(self._commit, self.durable)
+        return super()._SyncObj__applyLogEntries()
+
+
+class CommitsEarlierTerms(Core):
+    """Commits what a majority holds, whatever its term (Raft section 5.4.2, figure 8)."""
+
+    def _SyncObj__applyLogEntries(self) -> bool:
+        if self.state == LEADER:
+            held = sorted([self.durable, *self.match.values()], reverse=True)
+            self._commit = max(self._commit, held[self.majority - 1])
+        return super()._SyncObj__applyLogEntries()
+
+
+class ObeysStaleResets(Core):
+    """Sends again from wherever an answer says, also from below what is acknowledged (hazard 18)."""
+
+    def on_next_index(self, peer: str, message: NextIndex) -> bool:
+        """Believe a reset."""
+        ours = super().on_next_index(peer, message)
+        if ours and message.reset:
+            self.next[self.nodes[peer]] = message.next
+        return ours
+
+
+class GrantsAfterWinning(PreVoting):
+    """Gives a pre-vote away in the very pass in which it won one itself."""
+
+    def _grants(self, peer: str, message: PreVote) -> bool:
+        won, self._won = self._won, False
+        granted = super()._grants(peer, message)
+        self._won = won
+        return granted
+
+
+class BelievesTheWall(LogClock):
+    """Stamps entries with the leader's wall clock, as it is."""
+
+    def stamp(self, now: float, wall_ms: int) -> int:
+        """Whatever it says."""
+        return wall_ms
+
+
 class EvictsUnconditionally(SimRegistry):
     """Applies an eviction whatever happened to the lease since it was decided."""
 
@@ -86,12 +148,114 @@ def _rewritten(registry: SimRegistry, command: bytes, meta: Meta) -> bytes:
     return commands.encode(Evict(meta.term, pairs))
 
 
-def breed(core: type[Core] = Core, registry: type[SimRegistry] = SimRegistry) -> type[Simulation]:
-    """A simulation whose nodes are mutants."""
+class AcknowledgesUnconfirmed(SimRegistry):
+    """Acknowledges a heartbeat once it is noted, without asking whether it still leads."""
 
-    class MutantNode(SimNode):
+    def confirm(self, answer: Callable[[Any], None]) -> None:
+        """Sure."""
+        answer(self.term)
+
+
+class CountsStalls(SimRegistry):
+    """Lets TTLs run while the process stands still."""
+
+    def __init__(self, node: SimNode) -> None:
+        super().__init__(node)
+        self.clock = LeaseClock(node.world.now, stall_s=float("inf"))
+
+
+class NeverLooks(SimRegistry):
+    """Looks for what is due far too seldom."""
+
+    def _tick(self) -> None:
+        self.node.timer(3.0, super()._tick)
+
+
+class ForgetsKeys(SimRegistry):
+    """Keeps no results of requests with an Idempotency-Key."""
+
+    def _apply(self, command: bytes, meta: Meta) -> Outcome:
+        envelope = commands.decode(command)
+        assert isinstance(envelope, commands.Envelope)
+        return self.store.apply(commands.encode(envelope.command), meta)
+
+
+class ReadsLocally(SimRegistry):
+    """Serves strong reads from what it has."""
+
+    def read(self, answer: Callable[[Any], None], within: float = 3.0) -> None:
+        """At once."""
+        answer(None)
+
+
+class UsesItsOwnClock(SimRegistry):
+    """Lets the wall clock into the state."""
+
+    def _apply(self, command: bytes, meta: Meta) -> Outcome:
+        return self.store.apply(command, msgspec.structs.replace(meta, time_ms=meta.time_ms + self.node.skew_ms))
+
+
+class SkipsGroups(SimRegistry):
+    """Does not publish every revision."""
+
+    def _publish(self, group: Group | None) -> None:
+        if group is None or group.revision % 50:
+            super()._publish(group)
+
+
+class TrustsThePageCache(SimNode):
+    """Takes for durable what it read at the start (a killed process may not have synced it)."""
+
+    def start(self) -> None:
+        """Sync nothing of it."""
+        self.disk._lying, lying = True, self.disk._lying
+        super().start()
+        self.disk._lying = lying
+
+
+class Trusting(SimNode):
+    """Takes everybody by name, also one with an emptied disk."""
+
+    def knows(self, other: Any) -> bool:
+        """Whoever says so."""
+        return True
+
+
+class WipedVoter(Simulation):
+    """Wipes nodes in the middle of it all, and nobody asks who they are (hazard 20)."""
+
+    node_class = Trusting
+
+    def kill(self, node: SimNode, *, power: bool) -> None:
+        """Sometimes with the disk."""
+        super().kill(node, power=power)
+        if self.world.chance(0.3):
+            node.disk.wipe()
+            node.incarnation += "'"
+
+
+def breed(
+    core: type[Core] = Core,
+    registry: type[SimRegistry] = SimRegistry,
+    node: type[SimNode] = SimNode,
+    parts: dict[str, Any] | None = None,
+) -> type[Simulation]:
+    """A simulation whose nodes are mutants.
+
+    Args:
+        core, registry, node: subclasses to use.
+        parts: what to put in place of names in :mod:`discovery.raft.member`.
+    """
+
+    class MutantNode(node):  # type: ignore[valid-type, misc]
         core_class = core
         registry_class = registry
+
+        def start(self) -> None:
+            with ExitStack() as stack:
+                for name, part in (parts or {}).items():
+                    stack.enter_context(patch.object(member, name, part))
+                super().start()
 
     class MutantSimulation(Simulation):
         node_class = MutantNode

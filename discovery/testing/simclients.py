@@ -1,11 +1,14 @@
-"""Clients of a simulated cluster: writers, readers, and holders of leases that register, beat and fall silent."""
+"""Clients of a simulated cluster: writers, readers, and holders of leases that register, beat and fall silent.
+
+Some writers repeat with an Idempotency-Key until they know, and some of them once more long after they do.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from discovery.command import Put, Register, Written, encode
+from discovery.command import Idempotency, Put, Register, Written, encode
 from discovery.model import Instance
 from discovery.testing.simwatch import Violation
 
@@ -67,7 +70,7 @@ class Holder:
             elif not isinstance(result, Exception):
                 self._lease = None
 
-        node.registry.propose(encode(command), answered)
+        node.request(lambda: node.registry.propose(encode(command), answered))
 
     def _beat(self, node: SimNode, lease: int) -> None:
         sent = self._world.now
@@ -82,7 +85,45 @@ class Holder:
             if self._failures > _FAILURES_MAX and self._lease == lease:
                 self._lease, self._failures = None, 0
 
-        node.registry.heartbeat(lease, answered)
+        node.request(lambda: node.registry.heartbeat(lease, answered))
+
+
+class Persistent:
+    """One write that must happen, once: repeated under its key, at any node, until it is acknowledged, and later."""
+
+    def __init__(self, name: str, clients: Clients) -> None:
+        self.name = name
+        self._clients, self._world, self._watch = clients, clients.world, clients.watch
+        self._command = encode(Put(name, name.encode(), if_revision=0), Idempotency(name, name.encode()))
+        self._again = self._world.chance(0.3)
+        self._tries = 0
+
+    def send(self) -> None:
+        """To some node; who answers nothing in time is not waited for."""
+        node = self._clients.pick()
+        self._tries += 1
+        if self._tries > 1:
+            self._watch.once.repeats += 1
+        try_number = self._tries
+        if node is not None:
+            node.request(lambda: node.registry.propose(self._command, self._answered, within=1.0))
+        self._world.after(1.5, lambda: self.send() if self._tries == try_number and not self._known else None)
+
+    @property
+    def _known(self) -> bool:
+        return self.name in self._watch.acknowledged
+
+    def _answered(self, result: Any) -> None:
+        if isinstance(result, Exception):
+            try_number = self._tries
+            wait = self._world.between(0.01, 0.5)
+            self._world.after(wait, lambda: self.send() if self._tries == try_number and not self._known else None)
+            return
+        self._watch.once.answered(self.name, result)
+        self._watch.acknowledge(self.name, result)
+        if self._again:
+            self._again = False
+            self._world.after(self._world.between(0.1, 6.0), lambda: None if self._clients.quiet else self.send())
 
 
 class Clients:
@@ -101,6 +142,7 @@ class Clients:
         """Go on until then; half of the holders die on the way."""
         self._until = until
         self.world.after(0.1, self._write)
+        self.world.after(0.15, self._write_once)
         self.world.after(0.2, self._read)
         for number, holder in enumerate(self.holders):
             holder.begin()
@@ -108,8 +150,8 @@ class Clients:
                 self.world.at(self.world.between(self.world.now + 2, until), holder.die)
 
     def pick(self) -> SimNode | None:
-        """A node that takes requests (a paused one does: it answers later)."""
-        alive = [node for node in self.nodes if node.running]
+        """A node that takes requests (a paused one does: it answers later, if it lives)."""
+        alive = [node for node in self.nodes if node.running or (node.alive and self.world.chance(0.2))]
         return self.world.random.choice(alive) if alive else None
 
     def new_lease(self, ttl_s: float) -> int:
@@ -130,7 +172,14 @@ class Clients:
             name = f"w{self._writes}"
             size = self.world.random.choice((10, 10, 10, 600))
             command = encode(Put(name, bytes(size)))
-            node.registry.propose(command, partial(self.watch.answered, name))
+            node.request(partial(node.registry.propose, command, partial(self.watch.answered, name)))
+
+    def _write_once(self) -> None:
+        if self.world.now > self._until:
+            return
+        self.world.after(self.world.between(0.05, 0.3), self._write_once)
+        self._writes += 1
+        Persistent(f"k{self._writes}", self).send()
 
     def _read(self) -> None:
         if self.world.now > self._until:
@@ -139,10 +188,18 @@ class Clients:
         node = self.pick()
         if node is not None:
             begun = self.world.now
-            node.registry.read(lambda result: None if isinstance(result, Exception) else self.watch.read(node, begun))
+
+            def answered(result: Any) -> None:
+                if not isinstance(result, Exception):
+                    self.watch.read(node, begun)
+
+            node.request(lambda: node.registry.read(answered))
 
     def check_end(self, store: Store) -> None:
-        """Dead means gone, living means there (after a quiet time)."""
+        """Dead means gone, living means there (after a quiet time); who repeats until he knows knows."""
+        unknown = [name for name in self.watch.once.effects if name[0] == "k" and name not in self.watch.acknowledged]
+        if unknown:
+            raise Violation(f"{unknown} took effect, and nobody was told in all the quiet time")
         present = store.instances("default", "web")
         for holder in self.holders:
             if holder.dead == (holder.name in present):

@@ -2,20 +2,34 @@
 
 Streams behave like TCP: first in, first out for each direction; a message is lost only when its stream ends; a blocked
 direction holds what is sent until it is healed or the stream breaks. Nothing is ever duplicated inside a stream.
+What one pass sends to one peer is one write and arrives as one piece, as on a real network: the receiver's next pass
+sees all of it at once.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Final, Protocol
+
+import msgspec
 
 from discovery.raft import codec
 
 _DIAL_S: Final = (0.05, 0.2)
-_SLOW: Final = 0.02
+
+
+class Weather(msgspec.Struct, frozen=True):
+    """How long a piece travels, seconds: mostly ``usual``, with the chance ``late`` rather ``tail``."""
+
+    usual: tuple[float, float] = (0.0001, 0.002)
+    tail: tuple[float, float] = (0.002, 0.02)
+    late: float = 0.03
+
+
+FINE: Final = Weather()
 
 
 class World:
@@ -83,7 +97,7 @@ class Stream:
     def __init__(self) -> None:
         self.open = True
         self.last: dict[str, float] = {}
-        self.held: dict[str, list[bytes]] = {}
+        self.held: dict[str, list[list[bytes]]] = {}
 
 
 class Network:
@@ -92,8 +106,11 @@ class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self.hosts: dict[str, Host] = {}
+        self._weather = FINE
+        self.fine_since = world.now
         self._streams: dict[frozenset[str], Stream] = {}
-        self._blocked: set[tuple[str, str]] = set()
+        self._steady: dict[frozenset[str], float] = {}
+        self._blocked: dict[tuple[str, str], set[Hashable]] = {}
         self._dialing: set[frozenset[str]] = set()
 
     def add(self, host: Host) -> None:
@@ -104,27 +121,36 @@ class Network:
 
     # -- hosts ----------------------------------------------------------------------------------------------------
 
-    def send(self, source: str, target: str, message: codec.Message) -> None:
-        """Send on the stream, or lose the message when there is none."""
+    def send(self, source: str, target: str, *messages: codec.Message) -> None:
+        """Send on the stream as one piece, or lose it when there is no stream."""
         stream = self._streams.get(frozenset((source, target)))
         if stream is None:
             return
-        payload = codec.encode(message)
+        piece = [codec.encode(message) for message in messages]
         if (source, target) in self._blocked:
-            stream.held.setdefault(source, []).append(payload)
+            stream.held.setdefault(source, []).append(piece)
         else:
-            self._deliver_later(stream, source, target, payload)
+            self._deliver_later(stream, source, target, piece)
 
-    def _deliver_later(self, stream: Stream, source: str, target: str, payload: bytes) -> None:
-        world = self.world
-        delay = world.between(0.0001, 0.002) if world.chance(0.97) else world.between(0.002, _SLOW)
+    def send_all(self, source: str, messages: Iterable[tuple[str, codec.Message]]) -> None:
+        """Send what a pass has for its peers: one piece a peer, in order."""
+        pieces: dict[str, list[codec.Message]] = {}
+        for peer, message in messages:
+            pieces.setdefault(peer, []).append(message)
+        for peer, piece in pieces.items():
+            self.send(source, peer, *piece)
+
+    def _deliver_later(self, stream: Stream, source: str, target: str, piece: list[bytes]) -> None:
+        world, weather = self.world, self._weather
+        delay = world.between(*(weather.tail if world.chance(weather.late) else weather.usual))
         when = max(stream.last.get(source, 0.0), world.now + delay)
         stream.last[source] = when
-        world.at(when, lambda: self._deliver(stream, source, target, payload))
+        world.at(when, lambda: self._deliver(stream, source, target, piece))
 
-    def _deliver(self, stream: Stream, source: str, target: str, payload: bytes) -> None:
+    def _deliver(self, stream: Stream, source: str, target: str, piece: list[bytes]) -> None:
         if stream.open:
-            self.hosts[target].on_message(source, codec.decode(payload))
+            for payload in piece:
+                self.hosts[target].on_message(source, codec.decode(payload))
 
     def closed_by(self, name: str) -> None:
         """The process of a host ended: its kernel closes its streams."""
@@ -137,6 +163,7 @@ class Network:
         self._break(frozenset((first, second)), {first, second})
 
     def _break(self, pair: frozenset[str], told: set[str]) -> None:
+        self._steady.pop(pair, None)
         stream = self._streams.pop(pair, None)
         if stream is None:
             return
@@ -167,24 +194,50 @@ class Network:
             self._dial(first, second)
             return
         self._streams[pair] = Stream()
+        self._steady[pair] = self.world.now
         one.on_connected(second)
         two.on_connected(first)
 
+    def steady_since(self, first: str, second: str) -> float:
+        """Since when both directions of the stream work without a break; ``inf``: they do not."""
+        return self._steady.get(frozenset((first, second)), float("inf"))
+
     # -- faults ---------------------------------------------------------------------------------------------------
 
-    def block(self, source: str, target: str) -> None:
-        """Hold what goes from ``source`` to ``target``."""
-        self._blocked.add((source, target))
+    @property
+    def weather(self) -> Weather:
+        """How long what is sent now travels."""
+        return self._weather
+
+    @weather.setter
+    def weather(self, weather: Weather) -> None:
+        self._weather = weather
+        self.fine_since = self.world.now if weather is FINE else float("inf")
+
+    def block(self, source: str, target: str, by: Hashable = None) -> None:
+        """Hold what goes from ``source`` to ``target``, until everybody who blocked it lets go."""
+        self._blocked.setdefault((source, target), set()).add(by)
+        self._steady.pop(frozenset((source, target)), None)
+
+    def unblock(self, by: Hashable) -> None:
+        """Let go what ``by`` blocked; what was held is released, late but in order."""
+        for (source, target), blockers in sorted(self._blocked.items()):
+            blockers.discard(by)
+            if not blockers:
+                self._release(source, target)
 
     def heal(self) -> None:
-        """Release everything that is held, late but in order."""
-        blocked, self._blocked = sorted(self._blocked), set()
-        for source, target in blocked:
-            stream = self._streams.get(frozenset((source, target)))
-            if stream is not None:
-                for payload in stream.held.pop(source, []):
-                    self._deliver_later(stream, source, target, payload)
+        """Let go everything."""
+        for source, target in sorted(self._blocked):
+            self._release(source, target)
 
-    def linked(self, first: str, second: str) -> bool:
-        """Whether both directions work."""
-        return (first, second) not in self._blocked and (second, first) not in self._blocked
+    def _release(self, source: str, target: str) -> None:
+        del self._blocked[source, target]
+        pair = frozenset((source, target))
+        stream = self._streams.get(pair)
+        if stream is None:
+            return
+        if (target, source) not in self._blocked:
+            self._steady[pair] = self.world.now
+        for piece in stream.held.pop(source, []):
+            self._deliver_later(stream, source, target, piece)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from discovery.leases import STALL_S
 from discovery.raft.codec import AppRequest, AppResponse, Message
 from discovery.raft.core import Core
 from discovery.raft.engine import Engine
@@ -14,6 +15,7 @@ from discovery.raft.types import Job, Output, Settings, run_job
 from discovery.raft.wal import Wal
 from discovery.testing.simdisk import SimDisk
 from discovery.testing.simnet import Host, Network, World
+from discovery.testing.simpromises import Follower
 from discovery.testing.simregistry import SimRegistry
 from discovery.testing.simwatch import Watch
 
@@ -25,6 +27,7 @@ class SimNode:
     """One host: what survives a crash (disk, identity) and what does not (the process)."""
 
     core_class: type[Core] = Core
+    engine_class: type[Engine] = Engine
     registry_class: type[SimRegistry] = SimRegistry
 
     def __init__(
@@ -39,12 +42,23 @@ class SimNode:
         self.alive = False
         self.paused = False
         self.slow_disk = False
+        self.busy_s = self.usual_s = world.random.choice((0.0, 0.0005, 0.003, 0.01))
+        """How long the process takes at most until it looks at what arrived, or at the clock; and usually."""
+        self._stood_s = self._paused_at = 0.0
+        self.well_since = float("inf")
+        """Since when the process runs without anything being wrong with its machine; ``inf``: it does not."""
         self.skew_ms = world.random.randint(-3000, 3000)
+        self.follower = Follower(name)
         self._parcel: list[Callable[[], None]] = []
         self._process = 0
         self._syncing = False
         self._wake_at = float("inf")
         network.add(self)
+
+    @property
+    def process(self) -> int:
+        """Which of its processes runs."""
+        return self._process
 
     # -- the process ----------------------------------------------------------------------------------------------
 
@@ -53,10 +67,12 @@ class SimNode:
         self._process += 1
         self.alive, self.paused, self._syncing, self._parcel = True, False, False, []
         self._wake_at = float("inf")
+        self.note_health()
         self.wal = Wal.open(self.disk, self.incarnation.encode(), segment_bytes=8 * 1024, retained_bytes=8 * 1024)
         self.snapshots = SnapshotStore(self.disk)
         self.registry = self.registry_class(self)
-        self.engine = Engine(
+        self.follower.restarted(self.registry.store.revision)
+        self.engine = self.engine_class(
             node_id=self.name,
             peers=self.peers,
             wal=self.wal,
@@ -77,6 +93,7 @@ class SimNode:
         if not self.alive:
             return
         self.alive = False
+        self.well_since = float("inf")
         self._process += 1
         self.network.closed_by(self.name)
         if power:
@@ -86,19 +103,32 @@ class SimNode:
 
     def pause(self) -> None:
         """SIGSTOP: the kernel goes on receiving."""
-        self.paused = True
+        self.paused, self._paused_at = True, self.world.now
+        self.note_health()
 
     def resume(self) -> None:
         """SIGCONT."""
         if self.alive and self.paused:
             self.paused = False
+            stood_s = self.world.now - self._paused_at
+            self._stood_s += stood_s if stood_s > 2 * STALL_S else 0.0
             parcel, self._parcel = self._parcel, []
             for event in parcel:
                 event()
+            self.note_health()
             self.wake()
 
+    def awake_s(self) -> float:
+        """A clock that does not count long pauses; within one process differences have a meaning."""
+        return self.world.now - self._stood_s
+
+    def note_health(self) -> None:
+        """Something about the process or its machine changed."""
+        well = self.running and not self.slow_disk and self.busy_s <= self.usual_s
+        self.well_since = self.world.now if well else float("inf")
+
     def wall_ms(self) -> int:
-        """A wall clock that is a little wrong."""
+        """A wall clock that is a little wrong, and after a jump very much so."""
         return int(self.world.now * 1000) + 1_700_000_000_000 + self.skew_ms
 
     # -- Host -----------------------------------------------------------------------------------------------------
@@ -142,6 +172,10 @@ class SimNode:
             event()
             self.wake()
 
+    def request(self, request: Callable[[], None]) -> None:
+        """A client's request arrives; a paused process finds it when it goes on."""
+        self._event(request)
+
     def timer(self, delay: float, action: Callable[[], None]) -> None:
         """Do ``action`` in this process, if it lives then."""
         process = self._process
@@ -150,10 +184,11 @@ class SimNode:
     # -- the driver -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Run a pass at this instant."""
+        """Run a pass at this instant, or when the process gets around to it."""
         self._wake(self.world.now)
 
     def _wake(self, when: float) -> None:
+        when += self.world.between(0, self.busy_s) if self.busy_s else 0.0
         if when < self._wake_at:
             self._wake_at = when
             process = self._process
@@ -173,8 +208,7 @@ class SimNode:
     def _pass(self) -> None:
         output = self.engine.step()
         self.watch.stepped(self)
-        for peer, message in output.early:
-            self.network.send(self.name, peer, message)
+        self.network.send_all(self.name, output.early)
         for job in output.jobs:
             self._begin(job)
         if output.batch is None:
@@ -198,8 +232,7 @@ class SimNode:
 
     def _synced(self, output: Output) -> None:
         self.engine.synced()
-        for peer, message in output.late:
-            self.network.send(self.name, peer, message)
+        self.network.send_all(self.name, output.late)
         for token, result in [*output.resolved, *output.confirmed, *output.readable]:
             self._answer(token, result)
         self._wake(max(self.world.now, self.engine.next_deadline()))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from discovery.command import Evict, Meta, decode, encode
+from discovery.command import Envelope, Evict, Meta, decode, encode
 from discovery.leases import Due, LeaseClock, Lessor
+from discovery.model import Group
 from discovery.raft.codec import AppRequest, AppResponse
 from discovery.raft.types import Role
 from discovery.store import Outcome, Store
-from discovery.testing.simwatch import evict_leases
 
 if TYPE_CHECKING:
     from discovery.testing.simnode import SimNode
@@ -55,32 +55,47 @@ class SimRegistry:
         return self.store.time_ms
 
     def apply(self, command: bytes, meta: Meta) -> object:
-        """Apply, tell the watch, and follow the leases."""
+        """Apply, tell the watch, and follow the leases.
+
+        The engine takes whatever is raised here for the command's own result (hazard 13), so the watch remembers it.
+        """
+        try:
+            return self._apply_watched(command, meta)
+        except Exception as error:
+            self.node.watch.broken = self.node.watch.broken or error
+            raise
+
+    def _apply_watched(self, command: bytes, meta: Meta) -> object:
         index, position = self._position
-        position = position + 1 if index == meta.index else 0
+        watch, name = self.node.watch, self.node.name
+        if index == meta.index:
+            position += 1
+        else:
+            position = 0
+            watch.same.state(name, meta.index, self.store)
         self._position = (meta.index, position)
-        watch = self.node.watch
-        watch.applied(self.node.name, command, meta, position)
+        watch.same.command(name, command, meta, position)
         outcome = self._apply(command, meta)
         envelope = decode(command)
-        name = getattr(getattr(envelope, "command", None), "key", None)
-        if name is not None:
-            watch.write_applied(name, meta.index)
-        named = evict_leases(command)
-        if named:
-            gone = [effect.id for effect in outcome.leases if effect.kind == "gone"]
-            watch.evictions([lease for lease in named if lease in gone])
+        assert isinstance(envelope, Envelope)
+        watch.applied(name, envelope, outcome, meta, position)
+        self._publish(outcome.group)
         self._follow_leases(outcome)
         return outcome.result
 
     def _apply(self, command: bytes, meta: Meta) -> Outcome:
         return self.store.apply(command, meta)
 
+    def _publish(self, group: Group | None) -> None:
+        if group is not None:
+            self.node.follower.published(group, self.node.watch.groups)
+
     def _follow_leases(self, outcome: Outcome) -> None:
         now = self.now()
         for effect in outcome.leases:
             if effect.kind == "started":
                 self.lessor.start(effect.id, effect.version, effect.ttl_ms, now)
+                self._note(effect.id)
             elif effect.kind == "gone":
                 self.lessor.forget(effect.id)
                 self._release(effect.id, False)
@@ -99,7 +114,7 @@ class SimRegistry:
     def install(self, state: Store) -> None:
         """Swap."""
         self.store = state
-        self.node.watch.installs += 1
+        self.node.watch.installed(self.node.follower, state)
 
     def role(self, role: Role, term: int, leader: str | None, ready: bool) -> None:
         """Leadership changed."""
@@ -108,6 +123,7 @@ class SimRegistry:
         self.leader, self.term = leader, term
         if ready and not was_ready:
             self.lessor.promote(self.now(), self.store.leases())
+            self.node.watch.lateness.promoted(self.node, self.store)
             self.node.timer(_TICK_S, self._tick)
         elif was_ready and not ready:
             self.lessor.demote()
@@ -137,7 +153,10 @@ class SimRegistry:
     def _confirmed(self, due: list[Due], result: Any) -> None:
         if isinstance(result, Exception) or result != self.term or not self.ready:
             return
-        self._evict(self.lessor.still_due(due, self.now()), result)
+        still = self.lessor.still_due(due, self.now())
+        for item in still:
+            self.node.watch.lateness.evicting(item.id, self.node)
+        self._evict(still, result)
 
     def _evict(self, due: list[Due], term: int) -> None:
         if not due:
@@ -153,6 +172,10 @@ class SimRegistry:
             self.lessor.release(ids, self.now())
             for lease in ids:
                 self._release(lease, False)
+
+    def _note(self, lease: int) -> None:
+        if self.ready:
+            self.node.watch.lateness.heard(lease, self.node)
 
     def _release(self, lease: int, renewed: bool) -> None:
         for answer in self._waiting.pop(lease, []):
@@ -186,6 +209,8 @@ class SimRegistry:
         """Note heartbeats, then confirm by a round that begins after that, then answer."""
         now = self.now()
         known = [lease for lease in leases if self.lessor.heartbeat(lease, now)]
+        for lease in known:
+            self._note(lease)
 
         def confirmed(result: Any) -> None:
             if isinstance(result, Exception) or not self.ready:

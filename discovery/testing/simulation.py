@@ -1,47 +1,51 @@
 """Seeded chaos over a cluster in virtual time: ``python -m discovery.testing.simulation --seeds 1..200 --nodes 3``.
 
 One seed and one commit are one run, event for event. A run: clients write, read and hold leases while nodes are
-killed, frozen, cut off and lose power; then the network heals, everything is quiet, and the sum is checked. The seed
-that failed is printed with the command that replays it.
+killed, frozen, cut off and lose power; then the network heals, everything is quiet, and the sum is checked. A seed that
+failed is run again with parts of its faults left out, until none can be: what is left is printed with the command
+that replays it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import msgspec
 
+from discovery import limits
 from discovery.testing.simclients import Clients
-from discovery.testing.simnet import Network, World
+from discovery.testing.simfaults import USUAL, Chaos, Weights, draw
+from discovery.testing.simnet import FINE, Network, World
 from discovery.testing.simnode import SimNode
+from discovery.testing.simshrink import kind_of, shrink
 from discovery.testing.simwatch import Violation, Watch
 
-_LOOK_S = 0.25
-_ALONE = ("kill", "power", "pause", "slow_disk")
-"""Faults that need no second node."""
+_LOOK_S = 0.1
+_LIMITS = {"CHANGE_LOG_CHANGES_MAX": 200}
+"""Smaller here, so that followers meet a change log that does not reach back far enough."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a run does. ``weights``: how often each fault is chosen (0: never)."""
+    """What a run does.
+
+    Args:
+        nodes: members.
+        chaos_s, quiet_s: virtual seconds with faults, and without.
+        fault_every_s: from one fault to the next.
+        weights: how often each fault is chosen (0: never).
+        busy_s: how late each process looks at what arrived, at most; 0: each node's own, drawn from the seed.
+    """
 
     nodes: int = 3
     chaos_s: float = 8.0
     quiet_s: float = 6.0
     fault_every_s: tuple[float, float] = (0.1, 1.2)
-    weights: tuple[tuple[str, int], ...] = (
-        ("kill", 5),
-        ("power", 4),
-        ("power_all", 2),
-        ("partition", 4),
-        ("one_way", 3),
-        ("cut", 3),
-        ("pause", 4),
-        ("slow_disk", 1),
-        ("transfer", 2),
-        ("heal", 3),
-    )
+    weights: Weights = USUAL
+    busy_s: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -52,21 +56,24 @@ class Report(msgspec.Struct, frozen=True):
     acknowledged: int
     refused: int
     unknown: int
+    repeats: int
     reads: int
     confirmations: int
     leaders: int
     evictions: int
+    judged: int
     installs: int
+    views: int
     last_index: int
     digest: str
 
 
 class Simulation:
-    """One run."""
+    """One run. ``only``: numbers of the faults to do, ``None`` for all."""
 
     node_class: type[SimNode] = SimNode
 
-    def __init__(self, seed: int, plan: Plan, *, lying_disk: bool = False) -> None:
+    def __init__(self, seed: int, plan: Plan, *, only: Container[int] | None = None, lying_disk: bool = False) -> None:
         self.seed, self.plan = seed, plan
         self.world = World(seed)
         self.network = Network(self.world)
@@ -86,19 +93,10 @@ class Simulation:
         members = {node.name: node.incarnation for node in self.nodes}
         for node in self.nodes:
             node.members = dict(members)
+            node.usual_s = node.busy_s = plan.busy_s or node.usual_s
         self.clients = Clients(self.world, self.nodes, self.watch)
-        self._faults: dict[str, Callable[[], None]] = {
-            "kill": lambda: self._down(self._some(), power=False),
-            "power": lambda: self._down(self._some(), power=True),
-            "power_all": self._power_all,
-            "partition": self._partition,
-            "one_way": self._one_way,
-            "cut": self._cut,
-            "pause": self._pause,
-            "slow_disk": self._slow_disk,
-            "transfer": self._transfer,
-            "heal": self.network.heal,
-        }
+        faults = draw(seed, plan.fault_every_s, plan.chaos_s, plan.weights, plan.nodes)
+        self.chaos = Chaos(self, faults, only)
 
     def run(self) -> Report:
         """Chaos, quiet, sum.
@@ -106,95 +104,26 @@ class Simulation:
         Raises:
             Violation: a guarantee was broken.
         """
+        with _small_limits():
+            return self._run()
+
+    def _run(self) -> Report:
         world, plan = self.world, self.plan
         for node in self.nodes:
             world.after(world.between(0, 0.3), node.start)
         world.after(_LOOK_S, self._look)
         self.clients.begin(until=world.now + plan.chaos_s)
-        end = world.now + plan.chaos_s
-        self._next_fault(end)
-        world.run_until(end)
+        self.chaos.begin()
+        world.run_until(world.now + plan.chaos_s)
         self._calm()
         world.run_until(world.now + plan.quiet_s)
         self.clients.quiet = True
         world.run_until(world.now + 1.0)
         return self._sum_up()
 
-    # -- faults ---------------------------------------------------------------------------------------------------
-
-    def _next_fault(self, end: float) -> None:
-        when = self.world.now + self.world.between(*self.plan.fault_every_s)
-        if when < end:
-            self.world.at(when, lambda: self._fault(end))
-
-    def _fault(self, end: float) -> None:
-        possible = [(name, weight) for name, weight in self.plan.weights if self.plan.nodes > 1 or name in _ALONE]
-        names = [name for name, _ in possible]
-        weights = [weight for _, weight in possible]
-        self._faults[self.world.random.choices(names, weights)[0]]()
-        self._next_fault(end)
-
-    def _some(self) -> SimNode:
-        """A node; the leader more often than its share."""
-        leaders = [node for node in self.nodes if node.alive and node.engine.status().role == "leader"]
-        if leaders and self.world.chance(0.4):
-            return self.world.random.choice(leaders)
-        return self.world.random.choice(self.nodes)
-
-    def _down(self, node: SimNode, *, power: bool, back: tuple[float, float] = (0.02, 2.0)) -> None:
-        if node.alive:
-            node.kill(power=power)
-            self.world.after(self.world.between(*back), lambda: None if node.alive else node.start())
-
-    def _power_all(self) -> None:
-        for node in self.nodes:
-            self._down(node, power=True, back=(0.02, 1.0))
-
-    def _partition(self) -> None:
-        cut_off = self.world.random.sample(self.nodes, self.world.random.randint(1, len(self.nodes) // 2))
-        for node in cut_off:
-            for other in self.nodes:
-                if other not in cut_off:
-                    self._block(node.name, other.name)
-                    self._block(other.name, node.name)
-        self._heal_later()
-
-    def _one_way(self) -> None:
-        node = self._some()
-        outwards = self.world.chance(0.5)
-        for other in self.nodes:
-            if other is not node and self.world.chance(0.7):
-                self._block(*((node.name, other.name) if outwards else (other.name, node.name)))
-        self._heal_later()
-
-    def _block(self, source: str, target: str) -> None:
-        self.network.block(source, target)
-        if self.world.chance(0.3):
-            self.network.cut(source, target)
-
-    def _heal_later(self) -> None:
-        self.world.after(self.world.between(0.2, 3.0), self.network.heal)
-
-    def _cut(self) -> None:
-        first, second = self.world.random.sample(self.nodes, 2)
-        self.network.cut(first.name, second.name)
-
-    def _pause(self) -> None:
-        node = self._some()
-        if node.running:
-            node.pause()
-            self.world.after(self.world.between(0.05, 4.0), node.resume)
-
-    def _slow_disk(self) -> None:
-        node = self._some()
-        node.slow_disk = True
-        self.world.after(self.world.between(0.5, 2.0), lambda: setattr(node, "slow_disk", False))
-
-    def _transfer(self) -> None:
-        for node in self.nodes:
-            if node.running and node.engine.status().ready:
-                node.engine.transfer(self.world.random.choice(node.peers))
-                node.wake()
+    def kill(self, node: SimNode, *, power: bool) -> None:
+        """End a process."""
+        node.kill(power=power)
 
     # -- checks ---------------------------------------------------------------------------------------------------
 
@@ -204,10 +133,12 @@ class Simulation:
 
     def _calm(self) -> None:
         self.network.heal()
+        self.network.weather = FINE
         for node in self.nodes:
-            node.slow_disk = False
+            node.slow_disk, node.busy_s = False, node.usual_s
             if node.alive:
                 node.resume()
+                node.note_health()
             else:
                 node.start()
 
@@ -215,32 +146,59 @@ class Simulation:
         watch, states = self.watch, [node.engine.status() for node in self.nodes]
         if len({status.applied for status in states}) != 1:
             raise Violation(f"not all caught up: {[(s.node, s.applied, s.commit, s.last_index) for s in states]}")
-        digests = {node.registry.store.digest() for node in self.nodes}
+        stores = [node.registry.store for node in self.nodes]
+        digests = {store.digest() for store in stores}
         if len(digests) != 1:
             raise Violation("equal indices, different states")
+        if {node.follower.revision for node in self.nodes} != {stores[0].revision}:
+            raise Violation(f"followers stand at {[node.follower.revision for node in self.nodes]}")
         missing = [name for name in watch.acknowledged if not self.nodes[0].registry.has(name)]
         if missing:
             raise Violation(f"{len(missing)} acknowledged writes are lost: {sorted(missing)[:5]}")
-        self.clients.check_end(self.nodes[0].registry.store)
+        self.clients.check_end(stores[0])
         return Report(
             seed=self.seed,
             events=self.world.events,
             acknowledged=len(watch.acknowledged),
             refused=len(watch.refused),
             unknown=watch.unknown,
+            repeats=watch.once.repeats,
             reads=watch.reads,
             confirmations=watch.confirmations,
             leaders=len(watch.leaders),
             evictions=len(watch.evicted),
+            judged=watch.lateness.judged,
             installs=watch.installs,
+            views=sum(node.follower.views for node in self.nodes),
             last_index=max(status.last_index for status in states),
             digest=digests.pop(),
         )
 
 
-def simulate(seed: int, plan: Plan | None = None) -> Report:
+@contextmanager
+def _small_limits() -> Iterator[None]:
+    with ExitStack() as stack:
+        for name, value in _LIMITS.items():
+            stack.enter_context(patch.object(limits, name, value))
+        yield
+
+
+def simulate(seed: int, plan: Plan | None = None, only: Container[int] | None = None) -> Report:
     """One run of the real thing; raises :class:`Violation`."""
-    return Simulation(seed, plan or Plan()).run()
+    return Simulation(seed, plan or Plan(), only=only).run()
+
+
+def shrunk(kind: type[Simulation], seed: int, plan: Plan, error: Exception) -> list[int]:
+    """The faults that are enough for a seed to fail as it did."""
+
+    def fails(numbers: tuple[int, ...]) -> bool:
+        try:
+            kind(seed, plan, only=numbers).run()
+        except Exception as other:
+            return kind_of(other) == kind_of(error)
+        return False
+
+    return shrink([fault.number for fault in kind(seed, plan).chaos.faults], fails)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,24 +207,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="1..100", help="one seed, or A..B")
     parser.add_argument("--nodes", type=int, default=3, choices=(1, 3, 5))
     parser.add_argument("--chaos-s", type=float, default=8.0, help="virtual seconds of chaos")
+    parser.add_argument("--faults", type=_numbers, help="numbers of the faults to do, as 2,5,7 (default: all)")
     parser.add_argument("--verbose", action="store_true", help="a line a seed")
     options = parser.parse_args(arguments)
     first, _, last = options.seeds.partition("..")
     plan = Plan(nodes=options.nodes, chaos_s=options.chaos_s)
-    failed = [seed for seed in range(int(first), int(last or first) + 1) if not _one(seed, plan, options.verbose)]
+    seeds = range(int(first), int(last or first) + 1)
+    failed = [seed for seed in seeds if not _one(seed, plan, options.faults, options.verbose)]
+    if failed:
+        print(f"{len(failed)} of {len(seeds)} seeds failed: {failed}", flush=True)
     return 1 if failed else 0
 
 
-def _one(seed: int, plan: Plan, verbose: bool) -> bool:
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
+def _one(seed: int, plan: Plan, only: list[int] | None, verbose: bool) -> bool:
     try:
-        report = simulate(seed, plan)
+        report = simulate(seed, plan, only)
     except Exception as error:
-        again = f"python -m discovery.testing.simulation --seeds {seed} --nodes {plan.nodes} --chaos-s {plan.chaos_s}"
-        print(f"seed {seed} FAILED: {type(error).__name__}: {error}\n  replay: {again}", flush=True)
+        print(f"seed {seed} FAILED: {type(error).__name__}: {error}", flush=True)
+        _explain(seed, plan, only if only is not None else shrunk(Simulation, seed, plan, error))
         return False
     if verbose:
         print(report, flush=True)
     return True
+
+
+def _explain(seed: int, plan: Plan, numbers: list[int]) -> None:
+    """What is enough to fail, and how to see it again."""
+    run = Simulation(seed, plan, only=numbers)
+    try:
+        run.run()
+    except Exception as error:
+        print(f"  so with these faults alone: {type(error).__name__}: {error}")
+    for line in run.chaos.story:
+        print(f"    {line}")
+    again = (
+        f"--seeds {seed} --nodes {plan.nodes} --chaos-s {plan.chaos_s} --faults {','.join(map(str, numbers)) or ','}"
+    )
+    print(f"  replay: python -m discovery.testing.simulation {again}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
 """What must hold in every simulated run, checked while it runs. A breach raises :class:`Violation`.
 
-The list, each a sentence of the guarantees: one leader a term; one content for each log index; no acknowledged write
-lost; no refused write applied; no write applied twice; a confirmation is true; a strong read sees every write
-acknowledged before it; no lease expires before its TTL has passed since its last acknowledged heartbeat was sent; a
-connected majority has a leader within five seconds.
+The list, each a sentence of the guarantees: one leader a term; one content for each log index, one outcome, one state;
+log time never falls; no acknowledged write lost; no refused write applied; no write applied twice, repeated with its
+key or not; a confirmation is true; a strong read sees every write acknowledged before it, and no revision falls; no
+lease expires before its TTL has passed since its last acknowledged heartbeat was sent, none lives much longer while a
+leader has a majority; the feed has no gap; a majority connected for five seconds had a leader in that time.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Final
 
-from discovery.command import Evict, Failure, Meta, decode
+from discovery.command import Evict, Meta, Written
 from discovery.errors import NotApplied
+from discovery.testing.simpromises import Follower, Groups, Lateness, Once, Sameness, Strong, Violation
 
 if TYPE_CHECKING:
+    from discovery.command import Envelope
+    from discovery.store import Outcome, Store
     from discovery.testing.simnet import Network, World
     from discovery.testing.simnode import SimNode
 
-LIVENESS_S = 5.0
+__all__ = ["LIVENESS_S", "Violation", "Watch"]
 
-
-class Violation(AssertionError):
-    """A guarantee was broken."""
+LIVENESS_S: Final = 5.0
 
 
 class Watch:
@@ -31,18 +34,18 @@ class Watch:
         self.world = world
         self.majority = majority
         self.leaders: dict[int, tuple[str, float]] = {}
-        self.entries: dict[int, tuple[int, int]] = {}
-        self.first_applied: dict[str, tuple[int, float]] = {}
-        self.asked: dict[str, float] = {}
+        self.same, self.once, self.groups = Sameness(), Once(), Groups()
+        self.strong, self.lateness = Strong(), Lateness(majority)
         self.acknowledged: dict[str, float] = {}
         self.refused: set[str] = set()
         self.unknown = 0
         self.heard: dict[int, float] = {}
         self.evicted: dict[int, float] = {}
         self.ttl_s: dict[int, float] = {}
-        self.reads = self.confirmations = self.elections = self.installs = 0
-        self.max_index = 0
-        self._quorum_since: tuple[frozenset[str], float] | None = None
+        self.reads = self.confirmations = self.installs = 0
+        self.broken: Exception | None = None
+        """What was raised where the engine may not stop for it."""
+        self._led_at = world.now
 
     # -- Raft -----------------------------------------------------------------------------------------------------
 
@@ -54,39 +57,37 @@ class Watch:
         if known[0] != node:
             raise Violation(f"{known[0]} and {node} both led term {term}")
 
-    def applied(self, node: str, command: bytes, meta: Meta, position: int) -> None:
-        """A node applies the ``position``-th command of an entry."""
-        key = meta.index * 100_000 + position
-        content = (meta.term, hash(command))
-        known = self.entries.setdefault(key, content)
-        if known != content:
-            raise Violation(f"index {meta.index} was applied as {known} and, on {node}, as {content}")
-        self.max_index = max(self.max_index, meta.index)
-
-    def write_applied(self, name: str, index: int) -> None:
-        """A client's write is applied somewhere."""
-        known = self.first_applied.setdefault(name, (index, self.world.now))
-        if known[0] != index:
-            raise Violation(f"{name} was applied at {known[0]} and again at {index}")
-        if name in self.refused:
-            raise Violation(f"{name} was refused as surely not applied, but stands at {index}")
+    def applied(self, node: str, envelope: Envelope, outcome: Outcome, meta: Meta, position: int) -> None:
+        """A node applied the ``position``-th command of an entry."""
+        self.same.outcome(node, meta, position, outcome)
+        name = getattr(envelope.command, "key", None)
+        if name is not None and outcome.group is not None:
+            self.once.effect(name, meta.index, position)
+            if name in self.refused:
+                raise Violation(f"{name} was refused as surely not applied, but stands at {meta.index}")
+        if isinstance(envelope.command, Evict):
+            named = {lease for lease, _, _ in envelope.command.leases}
+            self.evictions([effect.id for effect in outcome.leases if effect.kind == "gone" and effect.id in named])
 
     def answered(self, name: str, result: Any) -> None:
         """A client gets the answer to his write."""
         if isinstance(result, NotApplied):
             self.refused.add(name)
-            if name in self.first_applied:
-                raise Violation(
-                    f"{name} was refused as surely not applied, but was applied: {self.first_applied[name]}"
-                )
+            if name in self.once.effects:
+                raise Violation(f"{name} was refused as surely not applied, but took effect: {self.once.effects[name]}")
         elif isinstance(result, Exception):
             self.unknown += 1
-        elif isinstance(result, Failure):
-            raise Violation(f"{name}: {result}")
+        elif isinstance(result, Written):
+            self.acknowledge(name, result)
         else:
-            self.acknowledged[name] = self.world.now
-            if name not in self.first_applied:
-                raise Violation(f"{name} was acknowledged but never applied")
+            raise Violation(f"{name}: {result}")
+
+    def acknowledge(self, name: str, result: Written) -> None:
+        """A client knows that his write took effect."""
+        self.acknowledged.setdefault(name, self.world.now)
+        self.strong.seen(self.world.now, result.revision)
+        if name not in self.once.effects:
+            raise Violation(f"{name} was acknowledged but never applied")
 
     def confirmed(self, node: str, term: int, begun: float) -> None:
         """A round that began at ``begun`` confirmed the leadership of ``term``."""
@@ -98,9 +99,17 @@ class Watch:
     def read(self, node: SimNode, begun: float) -> None:
         """A strong read that began at ``begun`` is served from ``node``'s state."""
         self.reads += 1
+        self.strong.read(node.name, begun, self.world.now, node.registry.store.revision)
         for name, at in self.acknowledged.items():
             if at < begun and not node.registry.has(name):
                 raise Violation(f"a read begun at {begun} on {node.name} misses {name}, acknowledged at {at}")
+
+    # -- the feed -------------------------------------------------------------------------------------------------
+
+    def installed(self, follower: Follower, store: Store) -> None:
+        """A snapshot became a node's state."""
+        self.installs += 1
+        follower.jumped(store, self.groups)
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -130,39 +139,23 @@ class Watch:
 
     def stepped(self, node: SimNode) -> None:
         """A node made a pass: acknowledged writes can be lost only by a cut of what was committed."""
+        if self.broken is not None:
+            raise self.broken
         core = node.engine._core
         if core.commit > core.last_index:
             raise Violation(f"{node.name} committed {core.commit}, but its log ends at {core.last_index}")
 
     def look(self, nodes: list[SimNode], network: Network) -> None:
-        """Called often: a majority that is connected for five seconds has a leader that can act."""
-        group = self._connected_majority(nodes, network)
-        if group is None:
-            self._quorum_since = None
+        """Called often: leases end in time; a majority that was connected for five seconds had a leader meanwhile."""
+        now = self.world.now
+        self.lateness.look(nodes, network, now)
+        if any(node.running and node.engine.status().ready for node in nodes):
+            self._led_at = now
+        begun = now - LIVENESS_S
+        if self._led_at > begun:
             return
-        if self._quorum_since is None or self._quorum_since[0] != group:
-            self._quorum_since = (group, self.world.now)
-        if self.world.now - self._quorum_since[1] < LIVENESS_S:
-            return
-        if not any(node.running and node.engine.status().ready for node in nodes):
-            states = [node.engine.status() for node in nodes if node.running]
-            raise Violation(f"{sorted(group)} are connected for {LIVENESS_S} s and nobody leads: {states}")
-
-    def _connected_majority(self, nodes: list[SimNode], network: Network) -> frozenset[str] | None:
-        group: list[SimNode] = []
-        for node in nodes:
-            if not node.running or node.slow_disk:
-                continue
-            if all(
-                network.linked(node.name, other.name) and node.knows(other) and other.knows(node) for other in group
-            ):
-                group.append(node)
-        return frozenset(node.name for node in group) if len(group) >= self.majority else None
-
-
-def evict_leases(command: bytes) -> list[int]:
-    """The leases that an eviction names."""
-    envelope = decode(command)
-    if isinstance(envelope, Failure) or not isinstance(envelope.command, Evict):
-        return []
-    return [lease for lease, _, _ in envelope.command.leases]
+        fit = [node for node in nodes if node.well_since <= begun]
+        for group in combinations(fit, self.majority):
+            if all(network.steady_since(one.name, two.name) <= begun for one, two in combinations(group, 2)):
+                states = [node.engine.status() for node in group]
+                raise Violation(f"{[n.name for n in group]} are connected for {LIVENESS_S} s, nobody leads: {states}")

@@ -5,18 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from discovery.command import Register, Written, encode
 from discovery.leases import Due
 from discovery.model import Instance
-from discovery.raft import codec, install
+from discovery.raft import codec, install, packing
 from discovery.raft.core import Core
 from discovery.testing.mutants import (
+    AcknowledgesBeforeQuorum,
+    AcknowledgesUnconfirmed,
     BelievesOldAnswers,
+    BelievesTheWall,
+    CommitsEarlierTerms,
+    CountsNoVotes,
+    CountsStalls,
     EvictsUnconditionally,
+    ForgetsKeys,
     ForgetsVotes,
     ForwardsEvictions,
+    GrantsAfterWinning,
     NeverAdopts,
+    NeverLooks,
+    ObeysStaleResets,
+    ReadsLocally,
+    SkipsGroups,
+    TrustsThePageCache,
+    UsesItsOwnClock,
+    WipedVoter,
     breed,
     first_caught,
 )
@@ -25,6 +41,39 @@ from discovery.testing.simnode import SimNode
 from discovery.testing.simregistry import SimRegistry
 from discovery.testing.simulation import Plan, Simulation
 from discovery.testing.simwatch import Violation
+
+CAUGHT_BY_CHAOS = {
+    "acknowledges before a quorum has it": (breed(AcknowledgesBeforeQuorum), 5, "", {}),
+    "adopts no higher term": (breed(NeverAdopts), 60, "", {}),
+    "never elects": (breed(CountsNoVotes), 1, "nobody leads", {}),
+    "grants a pre-vote after winning one": (
+        breed(parts={"PreVoting": GrantsAfterWinning}),
+        20,
+        "nobody leads",
+        {"chaos_s": 15, "fault_every_s": (1.8, 2.2), "weights": (("absence", 1),), "busy_s": 0.03},
+    ),
+    "evicts for a time in which it stood still": (breed(registry=CountsStalls), 40, "listened in vain", {}),
+    "looks for dead leases too seldom": (breed(registry=NeverLooks), 5, "is alive", {}),
+    "forgets Idempotency-Keys": (breed(registry=ForgetsKeys), 10, "repeated with its key", {}),
+    "reads what it has and calls it strong": (breed(registry=ReadsLocally), 10, "read begun", {}),
+    "lets its own clock into the state": (breed(registry=UsesItsOwnClock), 3, "", {}),
+    "leaves a revision out of the feed": (breed(registry=SkipsGroups), 3, "published revision", {}),
+    "takes the page cache for durable": (
+        breed(node=TrustsThePageCache),
+        40,
+        "",
+        {"weights": (("kill", 6), ("power_all", 4), ("slow_disk", 4)), "fault_every_s": (0.05, 0.4)},
+    ),
+    "lets anybody vote under a known name": (WipedVoter, 20, "", {}),
+}
+
+
+@pytest.mark.parametrize("name", CAUGHT_BY_CHAOS)
+def test_chaos_catches_a_node_that(name):
+    kind, seeds, how, plan = CAUGHT_BY_CHAOS[name]
+    caught = first_caught(kind, range(1, seeds + 1), Plan(**plan))
+    assert caught is not None
+    assert how in caught[1]
 
 
 def test_a_log_that_is_not_synced_is_caught():
@@ -64,21 +113,6 @@ def test_acknowledgements_without_a_term_are_caught():
     assert acknowledges_what_only_the_leader_has(BelievesOldAnswers)
 
 
-def test_a_node_that_adopts_no_term_is_caught_by_chaos():
-    assert first_caught(breed(NeverAdopts), range(37, 38)) is not None
-
-
-class CountsNoVotes(Core):
-    def on_response_vote(self, peer, message):
-        pass
-
-
-def test_a_cluster_that_never_elects_is_caught_by_the_liveness_rule():
-    caught = first_caught(breed(CountsNoVotes), range(1, 2))
-    assert caught is not None
-    assert "nobody leads" in caught[1]
-
-
 class Story:
     """Three nodes, a leader, an instance with a TTL of a second."""
 
@@ -100,6 +134,10 @@ class Story:
     def leading(self) -> SimNode:
         return max((node for node in self.nodes if node.engine.status().ready), key=lambda n: n.engine.status().term)
 
+    def run_until_led_by(self, nodes: list[SimNode]) -> None:
+        while not any(node.engine.status().ready for node in nodes):
+            self.run(0.01)
+
     def put(self, node: SimNode) -> None:
         sent = self.world.now
 
@@ -112,9 +150,12 @@ class Story:
 
     def beat(self, node: SimNode) -> None:
         sent, watch = self.world.now, self.simulation.watch
-        node.registry.heartbeat(
-            self.lease, lambda renewed: watch.heartbeat_acknowledged(self.lease, sent) if renewed else None
-        )
+
+        def answered(renewed: bool) -> None:
+            if renewed:
+                watch.heartbeat_acknowledged(self.lease, sent)
+
+        node.request(lambda: node.registry.heartbeat(self.lease, answered))
 
 
 def registers_again_while_its_eviction_is_decided(registry: type[SimRegistry]) -> None:
@@ -182,27 +223,81 @@ def test_a_snapshot_that_travels_back_is_caught(monkeypatch):
     assert applies_twice_after_an_old_snapshot()
 
 
-class Trusting(SimNode):
-    """Takes everybody by name, also one with an emptied disk."""
-
-    def knows(self, other) -> bool:
-        return True
-
-
-class WipedVoter(Simulation):
-    """Wipes a node in the middle of it all."""
-
-    node_class = Trusting
-
-    def _down(self, node: SimNode, *, power: bool, back: tuple[float, float] = (0.02, 2.0)) -> None:
-        if node.alive and self.world.chance(0.3):
-            node.kill(power=power)
-            node.disk.wipe()
-            node.incarnation += "'"
-            self.world.after(self.world.between(*back), lambda: None if node.alive else node.start())
-        else:
-            super()._down(node, power=power, back=back)
+def leader_is_stopped_and_goes_on(registry: type[SimRegistry]) -> None:
+    """While it stands still another is elected; then it finds a heartbeat in its queue before it hears of that."""
+    story = Story(registry)
+    others = [node for node in story.nodes if node is not story.leader]
+    story.leader.pause()
+    story.run_until_led_by(others)
+    story.run(0.7)
+    story.beat(story.leader)
+    story.leader.request(story.leader.registry.flush_heartbeats)
+    story.leader.resume()
+    story.run(1.0)
 
 
-def test_a_wiped_voter_is_caught_by_chaos():
-    assert first_caught(WipedVoter, range(1, 20)) is not None
+def test_a_heartbeat_acknowledged_without_confirmation_is_caught():
+    leader_is_stopped_and_goes_on(SimRegistry)
+    with pytest.raises(Violation, match="after an acknowledged heartbeat"):
+        leader_is_stopped_and_goes_on(AcknowledgesUnconfirmed)
+
+
+def test_log_time_that_follows_the_wall_clock_is_caught(monkeypatch):
+    monkeypatch.setattr(packing, "LogClock", BelievesTheWall)
+    caught = first_caught(Simulation, range(1, 10))
+    assert caught is not None
+    assert "log time fell" in caught[1]
+
+
+X = b"x" * 3000
+"""Longer than a batch: it travels alone."""
+
+
+def commits_by_count_alone(core_class: type[Core]) -> bool:
+    """Raft figure 8: a majority has X, but nothing of the present term; a later leader may still remove it."""
+    rig = Rig(5, core_class=core_class)
+    rig.elect("a")
+    for peer in ("c", "d", "e"):
+        rig.isolate(peer)
+    rig.propose("a", X)
+    rig["a"].step()
+    index = rig["a"].status.last_index
+    rig.deliver()
+    rig["b"].step()
+    rig["a"].restart()
+    rig.join("a", "b", "c")
+    rig["a"].engine._prevoting.campaign()
+    for _ in range(20):
+        for name in ("a", "b", "c"):
+            rig[name].step()
+        rig.queue = [(source, target, _up_to(index, message)) for source, target, message in rig.queue]
+        rig.deliver()
+    assert rig["a"].core.match[rig["a"].core.nodes["c"]] == index
+    return X in rig["a"].machine.applied
+
+
+def _up_to(index: int, message: codec.RaftMessage) -> codec.RaftMessage:
+    """The message without the entries beyond ``index``."""
+    if not isinstance(message, codec.AppendEntries):
+        return message
+    return structs.replace(message, entries=tuple(entry for entry in message.entries if entry[1] <= index))
+
+
+def test_a_commit_by_count_of_an_earlier_term_is_caught():
+    assert not commits_by_count_alone(Core)
+    assert commits_by_count_alone(CommitsEarlierTerms)
+
+
+def sends_again_what_was_acknowledged(core_class: type[Core]) -> bool:
+    rig = Rig(3, core_class=core_class)
+    rig.elect("a")
+    rig.propose("a", b"x")
+    rig.settle()
+    rig["a"].engine.receive("b", codec.NextIndex(rig["a"].status.term, 2, reset=True, success=False))
+    output = rig["a"].begin()
+    return any(isinstance(message, codec.AppendEntries) and message.entries for _, message in output.early)
+
+
+def test_a_stale_reset_is_caught():
+    assert not sends_again_what_was_acknowledged(Core)
+    assert sends_again_what_was_acknowledged(ObeysStaleResets)
