@@ -9,25 +9,21 @@ read, and stay at their node whatever it is cut off from. Now and then one hangs
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
-
+from discovery.testing.calls import INSTANCES, Request, request_of
 from discovery.testing.history import History
 from discovery.testing.models import Decided, Delete, Deleted, Found, Get, Input, Output, Put, Refused, Txn, Wrote
+from discovery.testing.once import NotSent, Once
 
-CONNECT_S: Final = 0.5
 REST_S: Final = 0.01
 HANG_UP_S: Final = 0.01
 REFUSED_STATUS: Final = 503
 UNKNOWN_STATUS: Final = 504
-INSTANCES: Final = "instance:"
-_NOT_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_GONE: Final = (aiohttp.ClientError, TimeoutError, OSError)
+CONDITION_STATUS: Final = 412
 
 
 @dataclass(frozen=True)
@@ -44,103 +40,6 @@ PATIENT: Final = Role(patience_s=6.0, hangs_up=0.02)
 HASTY: Final = Role(patience_s=0.7, requests=8, hangs_up=0.1)
 READER: Final = Role(patience_s=0.7, reads_only=True)
 ROLES: Final = (PATIENT, HASTY, READER, PATIENT, HASTY)
-
-
-class Unexpected(Exception):
-    """An answer that no client should ever get."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One HTTP request, and how to read its good answer (status, headers, body)."""
-
-    method: str
-    path: str
-    body: Any
-    read: Callable[[int, Mapping[str, str], Any], Output]
-    good: frozenset[int]
-
-
-def request_of(call: Input) -> Request:
-    """The request that carries out an operation; a key that begins with ``instance:`` is an instance's id."""
-    if isinstance(call, Txn):
-        return Request("POST", "txn", _txn_body(call), lambda *got: _decided(call, got[2]), frozenset({200}))
-    if call.key.startswith(INSTANCES):
-        return _instance(call, f"namespaces/default/services/contended/instances/{call.key.removeprefix(INSTANCES)}")
-    path = f"kv/{call.key}"
-    match call:
-        case Get():
-            return Request("GET", f"{path}?consistency=strong", None, _found_key, frozenset({200, 404}))
-        case Put():
-            body = call.value.encode()
-            return Request(
-                "PUT", path + _condition(call), body, lambda *got: Wrote(got[2]["revision"]), frozenset({200})
-            )
-        case Delete():
-            return Request("DELETE", path + _condition(call), None, _deleted, frozenset({200}))
-
-
-def _instance(call: Get | Put | Delete, path: str) -> Request:
-    match call:
-        case Get():
-            return Request("GET", f"{path}?consistency=strong", None, _found_instance, frozenset({200, 404}))
-        case Put():
-            body = {"address": "10.9.9.9", "ttl": None, "meta": {"value": call.value}}
-            return Request("PUT", path + _condition(call), body, _registered, frozenset({200, 201}))
-        case Delete():
-            return Request("DELETE", path + _condition(call), None, lambda *_: Deleted(), frozenset({204}))
-
-
-def _condition(call: Put | Delete) -> str:
-    return "" if call.if_revision is None else f"?if_revision={call.if_revision}"
-
-
-def _found_key(status: int, headers: Mapping[str, str], body: Any) -> Output:
-    as_of = int(headers["X-Registry-Revision"])
-    return Found(None, 0, as_of) if status == 404 else Found(body.decode(), int(headers["X-Key-Revision"]), as_of)
-
-
-def _found_instance(status: int, headers: Mapping[str, str], body: Any) -> Output:
-    as_of = int(headers["X-Registry-Revision"])
-    return Found(None, 0, as_of) if status == 404 else Found(body["meta"]["value"], body["revision"], as_of)
-
-
-def _registered(status: int, headers: Mapping[str, str], body: Any) -> Output:
-    return Wrote(body["revision"], status == 201)
-
-
-def _deleted(status: int, headers: Mapping[str, str], body: Any) -> Output:
-    return Deleted(body["deleted"], body["revision"])
-
-
-def _txn_body(call: Txn) -> dict[str, Any]:
-    compare = [{"key": key, "target": "revision", "op": "==", "value": revision} for key, revision in call.compare]
-    return {"compare": compare, "then": list(map(_txn_op, call.then)), "else": list(map(_txn_op, call.orelse))}
-
-
-def _txn_op(op: Get | Put | Delete) -> dict[str, Any]:
-    match op:
-        case Put():
-            return {"put": {"key": op.key, "value_base64": base64.b64encode(op.value.encode()).decode()}}
-        case Delete():
-            return {"delete": {"key": op.key}}
-        case Get():
-            return {"get": {"key": op.key}}
-
-
-def _decided(call: Txn, body: Any) -> Decided:
-    return Decided(body["succeeded"], body["revision"], tuple(map(_txn_result, body["results"])))
-
-
-def _txn_result(result: Mapping[str, Any]) -> Found | Wrote | Deleted:
-    [(kind, told)] = result.items()
-    if kind == "put":
-        return Wrote(told["revision"])
-    if kind == "delete":
-        return Deleted(told["deleted"])
-    for item in told["items"]:
-        return Found(base64.b64decode(item["value_base64"]).decode(), item["revision"])
-    return Found(None)
 
 
 @dataclass
@@ -166,14 +65,11 @@ class Contenders:
 
     async def run(self) -> None:
         """Contend until cancelled."""
-        # A connection for each request: a client library that repeats by itself what broke on a kept one would lie
-        # about what was sent.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             for client in range(self.clients):
-                tasks.create_task(self._client(session, client))
+                tasks.create_task(self._client(client))
 
-    async def _client(self, session: aiohttp.ClientSession, client: int) -> None:
+    async def _client(self, client: int) -> None:
         """Operations one after the other; a new one elsewhere when the last was not answered, but for readers."""
         chance = random.Random(f"{self.seed} {client}")  # noqa: S311 -- no secret
         nodes = len(self.urls)
@@ -182,7 +78,7 @@ class Contenders:
             call = self._choose(chance, role)
             number = self.history.invoke(client, call)
             hangs_up_s = chance.random() * HANG_UP_S if chance.random() < role.hangs_up else None
-            if not await self._carry_out(session, number, call, node, role, hangs_up_s) and not role.reads_only:
+            if not await self._carry_out(number, call, node, role, hangs_up_s) and not role.reads_only:
                 node = (node + 1) % nodes
             await asyncio.sleep(chance.random() * 2 * self.rest_s)
 
@@ -205,7 +101,6 @@ class Contenders:
 
     async def _carry_out(
         self,
-        session: aiohttp.ClientSession,
         number: int,
         call: Input,
         node: int,
@@ -220,10 +115,10 @@ class Contenders:
             key = f"{self.name}-{number}" if role.requests > 1 else ""
             patience_s = role.patience_s if attempt or hangs_up_s is None else hangs_up_s
             try:
-                output = await self._send(session, url, request, key, patience_s)
-            except _NOT_SENT:
+                output = await _send(url, request, key, patience_s)
+            except NotSent:
                 output = REFUSED_STATUS
-            except _GONE:
+            except (OSError, TimeoutError):
                 output = UNKNOWN_STATUS
             if not isinstance(output, int):
                 self._learn(call, output)
@@ -237,26 +132,6 @@ class Contenders:
         self.history.unknown(number)
         return False
 
-    async def _send(
-        self, session: aiohttp.ClientSession, url: str, request: Request, idempotency: str, patience_s: float
-    ) -> Output | int:
-        """The answer, or the status when it says that there is none (503, 504)."""
-        timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=min(CONNECT_S, patience_s))
-        content = {"data": request.body} if isinstance(request.body, bytes) else {"json": request.body}
-        headers = {"Idempotency-Key": idempotency} if idempotency else {}
-        target = f"{url}/api/v1/{request.path}"
-        async with session.request(request.method, target, headers=headers, timeout=timeout, **content) as response:
-            raw = response.content_type == "application/octet-stream"
-            body = await response.read() if raw or response.status == 204 else await response.json(content_type=None)
-            if response.status in (REFUSED_STATUS, UNKNOWN_STATUS):
-                return response.status
-            if response.status == 412:
-                return Refused()
-            ours = "X-Registry-Index" in response.headers or response.status != 404  # not: no such route
-            if response.status not in request.good or not ours:
-                raise Unexpected(f"{request.method} {target}: {response.status} {body!r}")
-            return request.read(response.status, response.headers, body)
-
     def _learn(self, call: Input, output: Output) -> None:
         if isinstance(call, Txn) and isinstance(output, Decided):
             branch = call.then if output.succeeded else call.orelse
@@ -266,3 +141,21 @@ class Contenders:
             self.revisions[call.key] = output.revision
         elif isinstance(call, Delete) and isinstance(output, Deleted):
             self.revisions[call.key] = 0
+
+
+class Unexpected(Exception):
+    """An answer that no client should ever get."""
+
+
+async def _send(url: str, request: Request, idempotency: str, patience_s: float) -> Output | int:
+    """What was answered, or the status when it says that there is no answer (503, 504)."""
+    headers = {"Idempotency-Key": idempotency} if idempotency else {}
+    told = await Once(url).send(request.method, f"/api/v1/{request.path}", request.body, headers, patience_s)
+    if told.status in (REFUSED_STATUS, UNKNOWN_STATUS):
+        return told.status
+    if told.status == CONDITION_STATUS:
+        return Refused()
+    ours = "x-registry-index" in told.headers or told.status != 404  # not: no such route
+    if told.status not in request.good or not ours:
+        raise Unexpected(f"{request.method} {url} {request.path}: {told.status} {told.body!r}")
+    return request.read(told)

@@ -30,6 +30,7 @@ class History:
         self._open: dict[int, Operation] = {}
         self._done: list[Operation] = []
         self._number = 0
+        self.refused: list[Operation] = []
         self.outcomes: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -48,8 +49,8 @@ class History:
         self.outcomes["ok"] += 1
 
     def failed(self, number: int) -> None:
-        """It surely did not take place."""
-        del self._open[number]
+        """It surely did not take place; kept apart, for whoever doubts that."""
+        self.refused.append(msgspec.structs.replace(self._open.pop(number), returned=self._clock()))
         self.outcomes["failed"] += 1
 
     def unknown(self, number: int) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from discovery.testing.calls import INSTANCES
 from discovery.testing.cluster import Cluster, Node, eventually, running_cluster
-from discovery.testing.contenders import INSTANCES, Contenders
+from discovery.testing.contenders import Contenders
 from discovery.testing.history import save
 from discovery.testing.hosts import Hosts, cluster_on, hosts
 from discovery.testing.linearize import check
@@ -172,6 +173,7 @@ async def judge(scene: Scene, fault: Fault, folder: Path, say: Say, histories: i
         say(f"{name}: {faults} faults; {outcomes}; {verdict.outcome} in {verdict.steps} steps, {seconds:.1f} s")
         if not verdict:
             save(folder / f"{name}.history", recorded)
+            save(folder / f"{name}.refused", contenders.history.refused)
             pytest.fail(f"{folder / name}.history: {verdict}")
         assert_telling(recorded)
 

@@ -236,6 +236,7 @@ def test_the_recorder_keeps_what_may_have_taken_place() -> None:
         Operation(2, Put("a", "v2"), 2.0),
         Operation(3, Put("a", "v3"), 3.0),
     ]
+    assert record.refused == [Operation(1, Put("a", "v1"), 1.0, 5.0)]
     assert record.outcomes == {"ok": 1, "failed": 1, "unknown": 1}
     assert still_open
 
