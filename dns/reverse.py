@@ -119,7 +119,7 @@ class AddressSet:
 
     def __init__(self) -> None:
         self._buckets: list[list[int]] = []
-        self._firsts: list[int] = []  # of each bucket the least, kept when that one goes: a lower bound
+        self._firsts: list[int] = []  # of each bucket the least it ever had: a lower bound, in order
 
     def add(self, value: int) -> None:
         """Put in an address that is not in."""
@@ -130,6 +130,7 @@ class AddressSet:
         at = self._bucket(value)
         bucket = self._buckets[at]
         insort(bucket, value)
+        self._firsts[at] = min(self._firsts[at], value)  # below the first bucket: its halves must stay in order
         if len(bucket) > _BUCKET:
             half = bucket[_BUCKET // 2 :]
             del bucket[_BUCKET // 2 :]

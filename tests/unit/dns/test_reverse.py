@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 
 import pytest
 from hypothesis import given
@@ -78,6 +79,27 @@ def test_many_addresses_split_into_buckets_and_go_again() -> None:
     for value in range(5000):
         addresses.remove(value)
         assert not addresses.any_between(0, value + 1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_addresses_that_come_and_go_in_no_order_are_all_found_again(seed: int) -> None:
+    """More than a bucket of them below all that came before: so a rack of services registers."""
+    order = random.Random(seed)
+    addresses, known = AddressSet(), set(range(3000, 3100))
+    for value in known:
+        addresses.add(value)
+    for value in order.sample(range(3000), 3000):
+        addresses.add(value)
+        known.add(value)
+        if order.random() < 0.3:
+            gone = order.choice(sorted(known))
+            addresses.remove(gone)
+            known.remove(gone)
+    for value in range(3100):
+        assert addresses.any_between(value, value + 1) == (value in known)
+    for value in order.sample(sorted(known), len(known)):
+        addresses.remove(value)
+    assert not addresses.any_between(0, 4000)
 
 
 def test_names_of_an_address_in_order_and_once() -> None:
