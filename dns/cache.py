@@ -1,27 +1,32 @@
-"""Ready answers by the exact bytes of their questions: never one that no longer holds.
+"""Level 1: ready answers by the exact bytes of their questions; never one that no longer holds.
 
-Pure. An entry names what its answer was made from: one service view and its version, and for answers that carry a
-SOA the zone's serial. A change of the feed moves those numbers, so that nothing has to be found and deleted. The
-key is everything behind the id, so that a hit repeats RD, CD, letter case and EDNS by construction.
+Pure. A hit is one look-up and one call: behind a key stands a function that gives the next reply. Nothing is checked
+then, because what an answer was made from drops it: a service view tells at its next change
+(:attr:`ServiceView.on_change`), and the SOA of a negative answer takes its serial when it is used.
 
-A flood must not be able to fill it: only names that exist are stored, in lower case, for known types and for common
-shapes of a question (:func:`is_common`).
+The key is everything behind the id, so that a hit repeats RD, CD and EDNS by construction. A flood must not be able to
+fill it: only names that exist are stored, in lower case, for known types and for common shapes of a question
+(:func:`is_common`), and there is a bound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain, cycle, repeat
 from typing import Final
 
 from discovery import limits
 from discovery.dns import codes, edns, wire
-from discovery.dns.answer import Answer
 from discovery.dns.service import ServiceView
 from discovery.dns.wire import Query
 
 ROTATIONS_MAX: Final = 8
 USES_OF_LARGE: Final = 64  # a set of more than 8 records is dealt anew after these, lest 8 instances get all the load
-_ENTRY_BYTES: Final = 400  # about what an entry costs besides its bytes
+_ENTRY_BYTES: Final = 600  # about what an entry costs besides its bytes
 _COMMON_FLAGS: Final = wire.RD | wire.AD | wire.CD
+_SERIAL_FROM_END: Final = 20  # of a SOA record: serial, refresh, retry, expire, minimum (RFC 1035 section 3.3.13)
+
+Next = Callable[[], bytes]
 
 
 def is_common(query: Query) -> bool:
@@ -30,29 +35,46 @@ def is_common(query: Query) -> bool:
     return (
         not query.flags & ~_COMMON_FLAGS
         and query.rtype in codes.TYPE_TEXT
-        and (asked is None or (asked.size in edns.COMMON_SIZES and not asked.has_options))
+        and query.rclass == codes.IN
+        and (asked is None or (asked.size in edns.COMMON_SIZES and not asked.has_options and not asked.odd))
         and query.question[:-4] == query.question[:-4].lower()
     )
 
 
 class _Entry:
-    __slots__ = ("replies", "serial", "turn", "uses", "version", "view", "wanted")
+    """The replies to one question, as far as they have been made: one for each rotation."""
 
-    def __init__(self, view: ServiceView, serial: int | None, records: int) -> None:
+    __slots__ = ("large", "replies", "size", "view", "wanted")
+
+    def __init__(self, view: ServiceView, records: int) -> None:
         self.view = view
-        self.version = view.version
-        self.serial = serial
         self.replies: list[bytes] = []
         self.wanted = max(1, min(records, ROTATIONS_MAX))
-        self.turn = 0
-        self.uses = USES_OF_LARGE if records > ROTATIONS_MAX else -1
+        self.large = records > ROTATIONS_MAX
+        self.size = _ENTRY_BYTES
+
+    def ready(self) -> Next:
+        """Gives the replies in turn; for a large set only :data:`USES_OF_LARGE` times, then ``StopIteration``."""
+        if self.large:
+            rounds = repeat(self.replies, USES_OF_LARGE // len(self.replies))
+            return chain.from_iterable(rounds).__next__
+        return (repeat(self.replies[0]) if len(self.replies) == 1 else cycle(self.replies)).__next__
 
 
 class AnswerCache:
-    """Answers of UDP, one in each rotation, bounded by ``limits.DNS_CACHE_BYTES_MAX``; full, it begins anew."""
+    """Answers of UDP, bounded by ``limits.DNS_CACHE_BYTES_MAX``; full, it begins anew.
+
+    Attributes:
+        ready: by a question's bytes behind its id, what gives the reply's bytes behind its id. ``StopIteration``
+            from it: tell :meth:`worn`, compose one, :meth:`put` it.
+        serial: of the zone, as it stands in a SOA; to be set before questions are answered.
+    """
 
     def __init__(self, bytes_max: int = limits.DNS_CACHE_BYTES_MAX) -> None:
+        self.ready: dict[bytes, Next] = {}
+        self.serial = bytes(4)
         self._entries: dict[bytes, _Entry] = {}
+        self._keys: dict[ServiceView, set[bytes]] = {}
         self._bytes = 0
         self._bytes_max = bytes_max
 
@@ -61,48 +83,63 @@ class AnswerCache:
 
     def clear(self) -> None:
         """Forget everything."""
+        for view in self._keys:
+            view.on_change = None
+        self._keys.clear()
         self._entries.clear()
+        self.ready.clear()
         self._bytes = 0
 
-    def get(self, key: bytes, serial: int) -> bytes | None:
-        """The reply after its id, the next rotation; ``None``: compose one, and :meth:`put` it.
+    def put(self, key: bytes, view: ServiceView, records: int, reply: bytes) -> None:
+        """Remember one rotation of a positive reply; after ``records`` of them (8 at most) it is ready.
 
         Args:
-            key: the question's bytes behind its id.
-            serial: the zone's at present.
+            key: the question behind its id.
+            view: the one service that the answer was made from.
+            records: in the answer's set.
+            reply: behind its id.
         """
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry.version != entry.view.version or (entry.serial is not None and entry.serial != serial):
-            self._remove(key, entry)
-            return None
-        turn = entry.turn
-        if turn == len(entry.replies):
-            if turn < entry.wanted:
-                return None
-            turn = 0
-        entry.turn = turn + 1
-        entry.uses -= 1
-        if not entry.uses:
-            self._remove(key, entry)
-        return entry.replies[turn]
-
-    def put(self, key: bytes, serial: int, answer: Answer, reply: bytes) -> None:
-        """Remember a reply (without its id), when it depends on one service alone."""
-        if answer.view is None or answer.rcode != codes.NOERROR:
-            return
-        entry = self._entries.get(key)
-        if entry is None:
-            if self._bytes >= self._bytes_max:
-                self.clear()
-            records = len(answer.answer[0].data) if answer.answer else 1
-            entry = self._entries[key] = _Entry(answer.view, serial if answer.negative else None, records)
-            self._bytes += len(key) + _ENTRY_BYTES
+        entry = self._entry(key, view, records)
         entry.replies.append(reply)
-        entry.turn = len(entry.replies)
-        self._bytes += len(reply)
+        self._grow(entry, len(reply))
+        if len(entry.replies) == entry.wanted:
+            self.ready[key] = entry.ready()
 
-    def _remove(self, key: bytes, entry: _Entry) -> None:
-        del self._entries[key]
-        self._bytes -= len(key) + _ENTRY_BYTES + sum(map(len, entry.replies))
+    def put_negative(self, key: bytes, view: ServiceView, reply: bytes, opt_bytes: int) -> None:
+        """Remember a reply whose last record, but for an OPT of ``opt_bytes``, is the zone's SOA."""
+        at = len(reply) - opt_bytes - _SERIAL_FROM_END
+        before, after = reply[:at], reply[at + 4 :]
+        self._grow(self._entry(key, view, 1), len(reply))
+        self.ready[key] = lambda: before + self.serial + after
+
+    def worn(self, key: bytes) -> None:
+        """Drop an entry that has given every reply it has to give."""
+        entry = self._entries.pop(key, None)
+        self.ready.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.size
+
+    def _entry(self, key: bytes, view: ServiceView, records: int) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is not None:
+            return entry
+        if self._bytes >= self._bytes_max:
+            self.clear()
+        entry = self._entries[key] = _Entry(view, records)
+        keys = self._keys.get(view)
+        if keys is None:
+            keys = self._keys[view] = set()
+            view.on_change = self._forget
+        keys.add(key)
+        self._bytes += entry.size
+        self._grow(entry, len(key))
+        return entry
+
+    def _grow(self, entry: _Entry, size: int) -> None:
+        entry.size += size
+        self._bytes += size
+
+    def _forget(self, view: ServiceView) -> None:
+        """What was made from ``view`` no longer holds."""
+        for key in self._keys.pop(view, ()):
+            self.worn(key)

@@ -22,12 +22,16 @@ _EDE_OPTION: Final = struct.Struct("!HHH")
 
 
 class Edns(msgspec.Struct, frozen=True, gc=False):
-    """The OPT record of a question: UDP payload size, version, DNSSEC OK, and whether it held options."""
+    """The OPT record of a question: UDP payload size, version, DNSSEC OK, and whether it held options.
+
+    ``odd``: whether bits were set that a question has no use for (RFC 6891 section 6.1.3: to be ignored).
+    """
 
     size: int
     version: int
     dnssec_ok: bool
     has_options: bool
+    odd: bool = False
 
 
 class BadOptions(ValueError):
@@ -44,7 +48,7 @@ def read(rclass: int, ttl: int, options: bytes) -> Edns:
         at += _OPTION.size + length
     if at != len(options):
         raise BadOptions("an option is longer than its record")
-    return Edns(rclass, ttl >> 16 & 0xFF, bool(ttl & _TTL_DO), bool(options))
+    return Edns(rclass, ttl >> 16 & 0xFF, bool(ttl & _TTL_DO), bool(options), bool(ttl & ~_TTL_DO))
 
 
 def write(size: int, rcode: int, dnssec_ok: bool, ede: int | None) -> bytes:

@@ -1,7 +1,8 @@
 """Bytes of a question in, bytes of its answer out: everything between the sockets and the catalogue.
 
-Pure. ``serve`` takes and returns whole batches: the seam for a faster path that reads and writes many datagrams at
-a time.
+Pure. Three ways to an answer, each slower and more general than the one before: ready replies
+(:mod:`discovery.dns.cache`), replies in a few slices of bytes (:mod:`discovery.dns.quick`), and reading, resolving
+and composing. ``serve`` and ``serve_slots`` take whole batches, so that what is counted is counted once a batch.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
+from discovery import limits
 from discovery.dns import answer as answers
 from discovery.dns import codes, edns, wire
 from discovery.dns.answer import Answer, RRSet
 from discovery.dns.cache import AnswerCache, is_common
 from discovery.dns.name import Labels
+from discovery.dns.quick import Quick
 from discovery.dns.service import rdata
 from discovery.dns.settings import Settings
 from discovery.dns.wire import Query
@@ -27,6 +30,21 @@ _TRANSFERS: Final = frozenset({codes.AXFR, codes.IXFR})
 _VERSION_NAMES: Final = frozenset({(b"version", b"bind"), (b"version", b"server")})
 _NODE_NAMES: Final = frozenset({(b"id", b"server"), (b"hostname", b"bind")})
 _Address = TypeVar("_Address")
+_NAME_AT: Final = wire.HEADER_BYTES - 2  # behind the id
+_AUTHORITIES_AT: Final = 6  # behind the id
+_SLOT_BYTES: Final = limits.DNS_UDP_BYTES_MAX
+
+
+class Slots(Protocol):
+    """A batch of datagrams in one piece of memory, see :class:`discovery.dns.mmsg.Slots`."""
+
+    memory: Any  # mmap.mmap: a slice of it is bytes
+    starts: list[int]
+    sizes: list[int]
+    lengths: Any  # memoryview of unsigned integers
+
+    def is_cut(self, slot: int) -> bool:
+        """Whether the datagram was longer than its slot."""
 
 
 class Responder:
@@ -38,7 +56,10 @@ class Responder:
 
     Attributes:
         catalogue: ``None`` before the first sync: SERVFAIL then, never NXDOMAIN.
-        responses: how many answers had which response code.
+        responses: how many of the composed answers had which response code, see :meth:`answered`.
+        composed: questions that were read and resolved in the general way.
+        cache_hits, folded: answers that were ready, for the question as asked or for its lower case.
+        dropped: messages that got no answer.
         errors: questions that met a bug of ours (each is in the log).
     """
 
@@ -46,13 +67,15 @@ class Responder:
         self.settings = settings
         self.catalogue: Catalogue | None = None
         self.responses: Counter[int] = Counter()
-        self.queries = 0
+        self.composed = 0
         self.cache_hits = 0
+        self.folded = 0
         self.dropped = 0
         self.truncated = 0
         self.errors = 0
         self._stale = False
         self._cache = AnswerCache()
+        self._quick = Quick(self._cache)
         self._chaos: dict[Labels, str] = {
             **dict.fromkeys(_VERSION_NAMES, f"discovery {version}".strip()),
             **dict.fromkeys(_NODE_NAMES, settings.node),
@@ -64,6 +87,24 @@ class Responder:
         self._cache.clear()
 
     @property
+    def queries(self) -> int:
+        """Messages that were looked at."""
+        return self.composed + self.ready_answers + self._quick.denied + self._quick.answered
+
+    @property
+    def ready_answers(self) -> int:
+        """Answers that were ready."""
+        return self.cache_hits + self.folded
+
+    def answered(self) -> dict[int, int]:
+        """How many answers had which response code."""
+        quick = {
+            codes.NOERROR: self.ready_answers + self._quick.answered,
+            codes.NXDOMAIN: self._quick.denied,
+        }
+        return dict(self.responses + Counter(quick))
+
+    @property
     def stale(self) -> bool:
         """Whether what is known may be old: clients with EDNS are told (RFC 8914, code 3)."""
         return self._stale
@@ -73,6 +114,7 @@ class Responder:
         if stale != self._stale:
             self._stale = stale
             self._cache.clear()
+            self._quick.clear()
 
     def serve(self, batch: Iterable[tuple[bytes, _Address]]) -> list[tuple[bytes, _Address]]:
         """Answer datagrams; what deserves no answer is left out. Never raises."""
@@ -83,50 +125,153 @@ class Responder:
                 replies.append((reply, address))
         return replies
 
+    def serve_slots(self, slots: Slots, count: int) -> int:
+        """Write replies over the first ``count`` datagrams, behind their ids. Never raises.
+
+        Returns:
+            How many got none: their length is 0.
+        """
+        self._begin()
+        memory, lengths = slots.memory, slots.lengths
+        get = self._cache.ready.get
+        missed = silent = 0
+        for slot, start, size in zip(range(count), slots.starts, slots.sizes, strict=False):
+            rest = memory[start : start + size - 2]
+            try:
+                turn = get(rest)
+                if turn is None:
+                    missed += 1
+                    reply = self._missed(rest) if size < _SLOT_BYTES or not slots.is_cut(slot) else b""
+                else:
+                    reply = turn()
+            except StopIteration:
+                missed += 1
+                reply = self._worn(rest)
+            if reply:
+                length = len(reply)
+                memory[start : start + length] = reply
+                lengths[slot] = length + 2
+            else:
+                silent += 1
+                lengths[slot] = 0
+        self.cache_hits += count - missed
+        self.dropped += silent
+        return silent
+
     def datagram(self, packet: bytes) -> bytes | None:
         """The answer to a datagram, or ``None``. Never raises."""
-        catalogue = self.catalogue
-        if catalogue is not None:
-            cached = self._cache.get(packet[2:], catalogue.serial)
-            if cached is not None:
+        self._begin()
+        rest = packet[2:]
+        turn = self._cache.ready.get(rest)
+        try:
+            if turn is None:
+                reply = self._missed(rest)
+            else:
+                reply = turn()
                 self.cache_hits += 1
-                return packet[:2] + cached
-        return self._guarded(packet, stream=False)
+        except StopIteration:
+            reply = self._worn(rest)
+        if not reply:
+            self.dropped += 1
+            return None
+        return packet[:2] + reply
+
+    def _begin(self) -> None:
+        """What the answers of a batch have in common."""
+        if self.catalogue is not None:
+            self._quick.begin(self.catalogue)
+
+    def _worn(self, rest: bytes) -> bytes:
+        """Behind the id, the answer to a question whose ready replies have been given often enough."""
+        self._cache.worn(rest)
+        return self._missed(rest)
+
+    def _missed(self, rest: bytes) -> bytes:
+        """The answer behind the id to a question that is not ready as asked; ``b""``: none.
+
+        The name is lowered, never the type behind it: what has letters there are labels, because a length that
+        looks like a letter is no length. The question is given back with the letters it came with.
+        """
+        end = rest.find(0, _NAME_AT) + 1
+        name = rest[_NAME_AT:end]
+        lower = name.lower()
+        if lower == name:
+            return self._compose(rest, end)
+        asked = b"%b%b%b" % (rest[:_NAME_AT], lower, rest[end:])
+        reply = self._ready(asked) or self._compose(asked, end)
+        return b"%b%b%b" % (reply[:_NAME_AT], name, reply[end:]) if len(reply) > _NAME_AT else reply
+
+    def _ready(self, asked: bytes) -> bytes:
+        turn = self._cache.ready.get(asked)
+        if turn is None:
+            return b""
+        try:
+            reply = turn()
+        except StopIteration:
+            self._cache.worn(asked)
+            return b""
+        self.folded += 1
+        return reply
+
+    def _compose(self, rest: bytes, end: int) -> bytes:
+        if end and self.catalogue is not None:
+            try:
+                reply = self._quick.answer(self.catalogue, rest, end)
+            except Exception:
+                reply = self._failed(b"\0\0" + rest)[2:]
+            if reply is not None:
+                return reply
+        return (self._guarded(b"\0\0" + rest, stream=False) or b"")[2:]
 
     def message(self, packet: bytes) -> bytes | None:
         """The answer to a message that came over TCP, or ``None``. Never raises."""
-        return self._guarded(packet, stream=True)
-
-    def _guarded(self, packet: bytes, *, stream: bool) -> bytes | None:
-        """No packet may end the worker: a bug met on the way is logged and costs one SERVFAIL."""
-        self.queries += 1
-        try:
-            reply = self._reply(packet, stream)
-        except wire.Refused as refused:
-            reply = wire.refusal(packet, refused.rcode)
-            self.responses[refused.rcode] += 1
-        except Exception:
-            self.errors += 1
-            if self.errors & (self.errors - 1) == 0:  # the 1st, 2nd, 4th, 8th…: a flood must not fill the disk
-                log.exception("a question could not be answered", extra={"packet": packet[:512].hex()})
-            reply = wire.refusal(packet, codes.SERVFAIL)
+        reply = self._guarded(packet, stream=True)
         if reply is None:
             self.dropped += 1
         return reply
 
+    def _guarded(self, packet: bytes, *, stream: bool) -> bytes | None:
+        """No packet may end the worker: a bug met on the way is logged and costs one SERVFAIL."""
+        self.composed += 1
+        try:
+            return self._reply(packet, stream)
+        except wire.Refused as refused:
+            self.responses[refused.rcode] += 1
+            return wire.refusal(packet, refused.rcode)
+        except Exception:
+            return self._failed(packet)
+
+    def _failed(self, packet: bytes) -> bytes:
+        self.errors += 1
+        if self.errors & (self.errors - 1) == 0:  # the 1st, 2nd, 4th, 8th…: a flood must not fill the disk
+            log.exception("a question could not be answered", extra={"packet": packet[:512].hex()})
+        return wire.refusal(packet, codes.SERVFAIL)
+
     def _reply(self, packet: bytes, stream: bool) -> bytes | None:
+        """Read, resolve, compose; remember what is likely to be asked for again."""
         query = wire.read(packet)
         if query is None:
             return None
         answer = self._answer(query)
         opt = self._opt(query, answer)
-        reply = wire.compose(query, answer, self._bytes_max(query, stream), opt)
+        bytes_max = self._bytes_max(query, stream)
+        reply = wire.compose(query, answer, bytes_max, opt)
         self.responses[answer.rcode] += 1
         if reply[2] & wire.TC >> 8:
             self.truncated += 1
-        if not stream and self.catalogue is not None and answer.view is not None and is_common(query):
-            self._cache.put(packet[2:], self.catalogue.serial, answer, reply[2:])
+        if not stream and self.catalogue is not None and is_common(query):
+            if answer.ede is None:
+                self._quick.learn(packet, query, opt, bytes_max)
+            self._keep(packet[2:], answer, reply[2:], len(opt))
         return reply
+
+    def _keep(self, key: bytes, answer: Answer, reply: bytes, opt_bytes: int) -> None:
+        if answer.view is None or answer.rcode != codes.NOERROR:
+            return
+        if not answer.negative:
+            self._cache.put(key, answer.view, len(answer.answer[0].data), reply)
+        elif reply[_AUTHORITIES_AT : _AUTHORITIES_AT + 2] == b"\0\1":  # the SOA found room
+            self._cache.put_negative(key, answer.view, reply, opt_bytes)
 
     def _bytes_max(self, query: Query, stream: bool) -> int:
         """512 without EDNS; with it what the client takes, up to what we are told to send."""
@@ -134,7 +279,7 @@ class Responder:
             return wire.TCP_BYTES_MAX
         if query.edns is None:
             return edns.SIZE_MIN
-        return max(edns.SIZE_MIN, min(query.edns.size, self.settings.udp_max))
+        return max(edns.SIZE_MIN, min(query.edns.size, self.settings.udp_max, _SLOT_BYTES))
 
     def _opt(self, query: Query, answer: Answer) -> bytes:
         """An OPT record for clients that sent one, nobody else."""

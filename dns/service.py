@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from discovery.dns import codes, name
@@ -115,7 +115,8 @@ class Crowd:
 class ServiceView:
     """A service's settings, instances and names.
 
-    ``version`` moves with every change, so that an answer made from this view can tell whether it still holds.
+    Whoever keeps an answer made from this view sets ``on_change``: it is called once, at the next change, before any
+    question can be asked again.
     """
 
     def __init__(self, namespace: str, service: str, zone: bytes) -> None:
@@ -123,7 +124,7 @@ class ServiceView:
         self.name = service.encode()
         self.wire = name.wire((self.name, self.namespace, b"svc"))[:-1] + zone
         self.settings: Service | None = None
-        self.version = 0
+        self.on_change: Callable[[ServiceView], None] | None = None
         self.published: dict[str, Member] = {}
         self.hidden: dict[str, Instance] = {}
         self.addresses = Addresses()  # of all published instances
@@ -154,10 +155,15 @@ class ServiceView:
         own = self.settings.dns_ttl if self.settings is not None else None
         return cap if own is None else min(cap, own)
 
+    def _changed(self) -> None:
+        told, self.on_change = self.on_change, None
+        if told is not None:
+            told(self)
+
     def configure(self, settings: Service | None) -> tuple[list[Member], list[Member]]:
         """Put or drop the settings; returns members that went and members that came."""
         before = self._publishes_not_ready()
-        self.version += 1
+        self._changed()
         self.settings = settings
         self.virtual = Addresses()
         for address in settings.virtual_ips if settings is not None and settings.type == "virtual" else ():
@@ -193,7 +199,7 @@ class ServiceView:
 
     def drop(self, instance_id: str) -> Member | None:
         """Drop an instance that may be here; returns the member that went."""
-        self.version += 1
+        self._changed()
         self.hidden.pop(instance_id, None)
         member = self.published.pop(instance_id, None)
         if member is None:

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -101,7 +100,10 @@ class Worker:
 
     def _join(self) -> None:
         """Take part in the port, UDP and TCP."""
-        self.udp = [UdpSocket(self.loop, host, port, self.responder.serve) for host, port in self.options.listen]
+        batched = self.responder.settings.udp_batches
+        self.udp = [
+            UdpSocket(self.loop, host, port, self.responder, batched=batched) for host, port in self.options.listen
+        ]
         for fd in self.options.tcp_fd:
             self.tcp.listen(fd)
         self.view.join()
@@ -116,14 +118,13 @@ class Worker:
     def _samples(self) -> tuple[feed.Sample, ...]:
         """What ``/metrics`` shows of this worker, counted since its start."""
         responder = self.responder
-        responses = responder.responses + Counter({codes.NOERROR: responder.cache_hits})
         counted = [
             feed.Sample("dns_responses_total", (("rcode", codes.RCODE_TEXT.get(rcode, str(rcode))),), count)
-            for rcode, count in sorted(responses.items())
+            for rcode, count in sorted(responder.answered().items())
         ]
         plain = {
-            "dns_queries_total": responder.queries + responder.cache_hits,
-            "dns_cache_hits_total": responder.cache_hits,
+            "dns_queries_total": responder.queries,
+            "dns_cache_hits_total": responder.ready_answers,
             "dns_dropped_total": responder.dropped,
             "dns_truncated_total": responder.truncated,
             "dns_errors_total": responder.errors,

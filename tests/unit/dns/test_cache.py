@@ -6,13 +6,13 @@ import dnslib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discovery.dns import cache, codes, wire
-from discovery.dns.answer import Answer, RRSet
+from discovery.dns import cache, wire
 from discovery.dns.cache import AnswerCache
 from discovery.dns.responder import Responder
 from discovery.dns.service import ServiceView
 from discovery.dns.settings import Settings
 from discovery.dns.zone import Origin, Zone
+from discovery.model import Service
 from discovery.testing.dns_case import Registry, instance, question, responder
 
 WEB = "web.default.svc.cluster.local"
@@ -34,6 +34,10 @@ STEP = st.one_of(
     st.tuples(st.just("stale"), st.booleans()),
     st.tuples(st.just("swap"), st.just(0)),
 )
+
+
+def external(name: str, target: str) -> Service:
+    return Service("default", name, type="external", external_name=target)
 
 
 def content(reply: bytes | None) -> object:
@@ -112,58 +116,109 @@ def test_a_flood_of_names_types_sizes_and_flags_stores_next_to_nothing() -> None
     assert len(server._cache) < 30
 
 
-def view(version: int = 1) -> ServiceView:
-    made = ServiceView("default", "web", b"\0")
-    made.version = version
-    return made
+def view() -> ServiceView:
+    return ServiceView("default", "web", b"\0")
 
 
-def answer(records: int, source: ServiceView | None) -> Answer:
-    return Answer(answer=[RRSet(codes.A, 5, [b"\0\4aaaa"] * records)], view=source)
+def change(source: ServiceView) -> None:
+    source.drop("nobody")
+
+
+def ready(held: AnswerCache, key: bytes) -> bytes | None:
+    """The next ready reply, as the server takes it."""
+    turn = held.ready.get(key)
+    if turn is None:
+        return None
+    try:
+        return turn()
+    except StopIteration:
+        held.worn(key)
+        return None
 
 
 def test_it_begins_anew_when_it_is_full() -> None:
     held = AnswerCache(bytes_max=10_000)
     for number in range(1000):
-        held.put(b"%d" % number, 1, answer(1, view()), b"x" * 100)
-        assert held._bytes <= 10_000 + 600
+        held.put(b"%d" % number, view(), 1, b"x" * 100)
+        assert held._bytes <= 10_000 + 800
     assert 0 < len(held) < 30
+    assert len(held.ready) == len(held)
 
 
 def test_a_small_set_is_kept_in_every_rotation_and_a_large_one_is_dealt_anew() -> None:
     held, small = AnswerCache(), view()
     for number in range(3):
-        assert held.get(b"k", 1) is None
-        held.put(b"k", 1, answer(3, small), b"%d" % number)
-    assert [held.get(b"k", 1) for _ in range(4)] == [b"0", b"1", b"2", b"0"]
+        assert ready(held, b"k") is None
+        held.put(b"k", small, 3, b"%d" % number)
+    assert [ready(held, b"k") for _ in range(4)] == [b"0", b"1", b"2", b"0"]
     big = view()
-    for number in range(cache.ROTATIONS_MAX):
-        assert held.get(b"big", 1) is None
-        held.put(b"big", 1, answer(50, big), b"%d" % number)
-    hits = 0
-    while held.get(b"big", 1) is not None:
-        hits += 1
-    assert hits == cache.USES_OF_LARGE
+    for _ in range(3):
+        for number in range(cache.ROTATIONS_MAX):
+            assert ready(held, b"big") is None
+            held.put(b"big", big, 50, b"%d" % number)
+        hits = 0
+        while ready(held, b"big") is not None:
+            hits += 1
+        assert hits == cache.USES_OF_LARGE
+    assert held._keys[big] == {b"big"}, "dealt anew, remembered once"
 
 
 def test_what_depends_on_more_than_one_service_is_not_kept() -> None:
-    held = AnswerCache()
-    held.put(b"k", 1, answer(1, None), b"x")
-    held.put(b"n", 1, Answer(rcode=codes.NXDOMAIN, view=view()), b"x")
-    assert len(held) == 0
+    """An alias chased, a reverse name, the zone's own names."""
+    server = responder(Registry().put(instance("web", "w0", "10.0.0.1"), external("alias", WEB)))
+    for name in ("alias.default.svc.cluster.local", "cluster.local", "ns.dns.cluster.local", "1.0.0.10.in-addr.arpa"):
+        for rtype in ("A", "PTR", "SOA"):
+            server.datagram(question(name, rtype))
+    assert len(server._cache) == 0
 
 
-def test_a_version_or_serial_that_moved_drops_the_entry() -> None:
-    held, source = AnswerCache(), view()
-    held.put(b"k", 1, answer(1, source), b"x")
-    assert held.get(b"k", 2) == b"x", "no SOA in it, no matter what the serial is"
-    source.version += 1
-    assert held.get(b"k", 1) is None
-    held.put(b"k", 1, Answer(view=source, negative=True), b"y")
-    assert held.get(b"k", 1) == b"y"
-    assert held.get(b"k", 2) is None
+def test_a_change_of_the_service_drops_what_was_made_from_it_and_nothing_else() -> None:
+    held, source, other = AnswerCache(), view(), view()
+    held.put(b"k", source, 1, b"x")
+    held.put(b"half", source, 2, b"one rotation of two")
+    held.put(b"o", other, 1, b"z")
+    assert ready(held, b"k") == b"x"
+    change(source)
+    assert (ready(held, b"k"), ready(held, b"o")) == (None, b"z")
+    held.put(b"k", source, 1, b"y")
+    assert ready(held, b"k") == b"y"
+    change(source)
+    change(other)
     assert len(held) == 0
     assert held._bytes == 0
+    assert held._keys == {}
+
+
+def test_a_cache_that_was_cleared_is_told_nothing_any_more() -> None:
+    held, source = AnswerCache(), view()
+    held.put(b"k", source, 1, b"x")
+    held.clear()
+    assert source.on_change is None
+    held.put(b"k", view(), 1, b"y")
+    change(source)
+    assert ready(held, b"k") == b"y"
+
+
+def test_a_negative_answer_carries_the_serial_of_the_moment() -> None:
+    held, source = AnswerCache(), view()
+    for opt in (b"", b"O" * 11):
+        held.serial = b"old!"
+        held.put_negative(b"k" + opt, source, b"before" + b"old!" + bytes(16) + opt, len(opt))
+        assert ready(held, b"k" + opt) == b"before" + b"old!" + bytes(16) + opt
+        held.serial = b"new!"
+        assert ready(held, b"k" + opt) == b"before" + b"new!" + bytes(16) + opt
+    change(source)
+    assert len(held) == 0
+
+
+def test_bits_of_the_opt_record_without_meaning_make_no_entry_each() -> None:
+    server = responder(Registry().put(instance("web", "w0", "10.0.0.1")))
+    packet = bytearray(question(WEB, edns=1232))
+    for number in range(1, 300):
+        packet[-3:-2] = (number & 0x7F).to_bytes(1, "big")  # the Z bits of its flags
+        server.datagram(bytes(packet))
+    assert len(server._cache) <= 1
+    assert len(server._quick._shapes) <= 1
 
 
 def test_questions_that_many_ask() -> None:
