@@ -253,7 +253,7 @@ class Engine(Member):
         self._proposals.resolved, self._confirmed, self._reads.readable = [], [], []
         self._awaiting_sync = True
         # Alone, nobody's acknowledgement wakes us: look again once our own disk has what was added.
-        self._again = self._again or (not core.nodes and core.commit < core.last_index)
+        self._again = self._again or (not core.nodes and core.state == LEADER and core.commit < core.last_index)
         self._promised = self.next_deadline()
         return output
 
