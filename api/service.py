@@ -54,7 +54,8 @@ async def get(call: Call) -> web.Response:
     record, counts = store.service(namespace, name), store.counts(namespace, name)
     if record is None and not counts[0]:
         return call.absent(NotFound(f"no service {name} in namespace {namespace}"), index)
-    return call.read(view.service(namespace, name, record, counts, call.app.zone), index, store.revision)
+    shown = view.service(namespace, name, record, counts, store.braked(namespace, name), call.app.zone)
+    return call.read(shown, index, store.revision)
 
 
 async def put(call: Call) -> web.Response:
@@ -64,7 +65,8 @@ async def put(call: Call) -> web.Response:
     _check_loop(call.store, wanted, call.app.zone)
     result = await call.write(SetService(wanted, if_revision=call.number("if_revision")))
     counts = call.store.counts(namespace, name)
-    shown = view.service(namespace, name, result.service, counts, call.app.zone)
+    braked = call.store.braked(namespace, name)
+    shown = view.service(namespace, name, result.service, counts, braked, call.app.zone)
     return await call.written(result, 201 if result.created else 200, shown)
 
 

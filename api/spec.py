@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from discovery import limits, validate
-from discovery.api import codec
+from discovery.api import codec, view
 from discovery.api.codec import array, check_object, decode_object, integer, refuse, refuse_all, text
 from discovery.errors import FieldError
 from discovery.model import PROTOCOLS, STATUSES, Instance, Port, Protocol, Service, ServiceType, Status
@@ -30,12 +30,18 @@ INSTANCE_FIELDS: Final = frozenset(
 )
 INSTANCE_LATER: Final = {"checks": "is reserved: checks by the registry are not available yet, heartbeat instead"}
 SERVICE_FIELDS: Final = frozenset(
-    {"type", "virtual_ips", "ports", "external_name", "dns_ttl", "default_ttl", "publish_not_ready"}
+    {
+        "type",
+        "virtual_ips",
+        "ports",
+        "external_name",
+        "dns_ttl",
+        "default_ttl",
+        "publish_not_ready",
+        "min_healthy",
+        "brake_timeout",
+    }
 )
-SERVICE_LATER: Final = {
-    "min_healthy": "is reserved: the brake on expiry is not available yet",
-    "brake_timeout": "is reserved: the brake on expiry is not available yet",
-}
 SERVICE_TYPES: Final = ("headless", "virtual", "external")
 _PORT_FIELDS: Final = frozenset({"name", "port", "protocol"})
 _STATUS_FIELDS: Final = frozenset({"status"})
@@ -202,17 +208,26 @@ def _external_name(value: object) -> str | None:
     return None if value is None else codec.lowered(text("external_name", value)).removesuffix(".")
 
 
+def _min_healthy(value: object) -> int | None:
+    """A fraction as the state keeps it: in millionths, so that every node computes with it alike."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        refuse("min_healthy", "must be a fraction 0..1", value)
+    return round(value * view.PPM)
+
+
 def service(namespace: str, name: str, body: bytes) -> Service:
     """The body of a ``PUT …/services/{svc}``.
 
     Raises:
         InvalidInput: names every field at fault.
     """
-    fields = decode_object(body, SERVICE_FIELDS, SERVICE_LATER)
+    fields = decode_object(body, SERVICE_FIELDS)
     kind = fields.get("type", "headless")
     if kind not in SERVICE_TYPES:
         refuse("type", f"must be one of {', '.join(SERVICE_TYPES)}", kind)
-    lease_ttl = fields.get("default_ttl")
+    lease_ttl, brake_timeout = fields.get("default_ttl"), fields.get("brake_timeout")
     spec = Service(
         namespace=namespace,
         name=name,
@@ -223,6 +238,8 @@ def service(namespace: str, name: str, body: bytes) -> Service:
         dns_ttl=dns_ttl(fields.get("dns_ttl")),
         default_ttl_ms=None if lease_ttl is None else codec.lease_ttl_ms("default_ttl", lease_ttl),
         publish_not_ready=codec.flag("publish_not_ready", fields.get("publish_not_ready", False)),
+        min_healthy_ppm=_min_healthy(fields.get("min_healthy")),
+        brake_timeout_ms=None if brake_timeout is None else codec.duration_ms("brake_timeout", brake_timeout),
     )
     refuse_all(validate.service(spec))
     return spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -117,10 +117,16 @@ def instance(record: InstanceRecord, held: Lease | None, remaining_ms: int | Non
     )
 
 
+PPM: Final = 1_000_000
+
+
 def service(
-    namespace: str, name: str, record: ServiceRecord | None, counts: tuple[int, int], zone: str
+    namespace: str, name: str, record: ServiceRecord | None, counts: tuple[int, int], braked: int, zone: str
 ) -> dict[str, Any]:
-    """A service: its settings (the defaults when it has none), how many instances it has, how many are ready."""
+    """A service: its settings (the defaults when it has none), how many instances it has, how many are ready.
+
+    ``braked`` of these have expired and are held back.
+    """
     spec = Service(namespace, name) if record is None else record.spec
     return {
         "namespace": namespace,
@@ -132,8 +138,11 @@ def service(
         "dns_ttl": spec.dns_ttl,
         "default_ttl": seconds(spec.default_ttl_ms),
         "publish_not_ready": spec.publish_not_ready,
+        "min_healthy": None if spec.min_healthy_ppm is None else spec.min_healthy_ppm / PPM,
+        "brake_timeout": seconds(spec.brake_timeout_ms),
         "instances": counts[0],
         "ready": counts[1],
+        "braked": braked,
         "created_revision": 0 if record is None else record.create_revision,
         "revision": 0 if record is None else record.mod_revision,
         "dns": (service_name(namespace, name, zone),),

@@ -95,10 +95,19 @@ class Evict(msgspec.Struct, frozen=True, array_like=True, tag="evict"):
 
     Args:
         leases: (lease id, lease version, last heartbeat in Unix ms or ``None``).
+        overdue: ids among them that the leader saw held back for as long as their service's brake holds.
     """
 
     term: int
     leases: tuple[tuple[int, int, int | None], ...]
+    overdue: tuple[int, ...] = ()
+
+
+class Unbrake(msgspec.Struct, frozen=True, array_like=True, tag="unbrake"):
+    """Leases that were held back have been renewed, so the leader says."""
+
+    term: int
+    leases: tuple[int, ...]
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag="checkpoint"):
@@ -208,6 +217,7 @@ Command = (
     | Grant
     | Revoke
     | Evict
+    | Unbrake
     | Checkpoint
     | Put
     | Delete
@@ -256,6 +266,7 @@ class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):
         changed: whether the revision moved.
         created: whether the thing did not exist before.
         dns: the revision that DNS workers must have reached for this write to be visible; 0 = touches no name.
+        braked: of an eviction: leases that their service's brake holds back, and for how many ms yet.
     """
 
     revision: int
@@ -266,6 +277,7 @@ class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):
     instance: InstanceRecord | None = None
     lease: Lease | None = None
     service: ServiceRecord | None = None
+    braked: tuple[tuple[int, int], ...] = ()
 
 
 class OpResult(msgspec.Struct, frozen=True, array_like=True):

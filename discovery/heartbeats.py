@@ -149,6 +149,8 @@ class HeartbeatService:
                 noted.held.append((len(answers), lease, item))
             if lease in lessor.checkpointed:
                 noted.checkpointed.append(lease)
+            if lease in lessor.braked:
+                self._evictions.unbrake([lease])
             answers.append(MISSING if ttl_ms is None else ttl_ms)
         return noted
 

@@ -145,6 +145,8 @@ class Lessor:
         self.active = False
         self.held: set[int] = set()
         self.checkpointed: set[int] = set()
+        self.braked: set[int] = set()
+        """Leases that have expired and are held back: off the wheel until :meth:`release`. Who renews one says so."""
 
     def __len__(self) -> int:
         return len(self._clocks)
@@ -179,6 +181,7 @@ class Lessor:
         self._clocks.clear()
         self.held.clear()
         self.checkpointed.clear()
+        self.braked.clear()
         self._wheel = _Wheel()
         self._checks = _Wheel()
 
@@ -193,6 +196,7 @@ class Lessor:
             clock.version, clock.ttl_ms, clock.renewed = version, ttl_ms, now
         # The version moved: a checkpoint of the old one is void, and one under way will be skipped.
         self.checkpointed.discard(id)
+        self.braked.discard(id)
         if id not in self.held:
             self._place(id, clock, now)
         self._unwatch(id, clock)
@@ -208,6 +212,7 @@ class Lessor:
         self._unwatch(id, clock)
         self.held.discard(id)
         self.checkpointed.discard(id)
+        self.braked.discard(id)
 
     def heartbeat(self, id: int, now: float) -> bool:
         """Note a heartbeat; False when there is no such lease. As :meth:`renew`."""
@@ -300,6 +305,16 @@ class Lessor:
             clock = self._clocks.get(id)
             if clock is not None and clock.slot == _NOWHERE:
                 self._place(id, clock, now)
+
+    def park(self, id: int, now: float) -> bool:
+        """The eviction was held back: off the wheel; False when the lease was renewed or started anew meanwhile."""
+        clock = self._clocks.get(id)
+        if clock is None or clock.slot != _NOWHERE or clock.deadline() > now:
+            self.release((id,), now)
+            return False
+        self.held.discard(id)
+        self.braked.add(id)
+        return True
 
     def checkpoints(self, now: float, count: int, work_max: int = WORK_PER_CALL_MAX) -> list[tuple[int, int, int]]:
         """At most ``count`` long leases that were silent for a while, as (id, version, remaining ms), to be logged.

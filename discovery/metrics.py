@@ -186,6 +186,10 @@ class _NodeCollector(Collector):
     def _leases(self) -> Iterator[Metric]:
         evicted, stalls = self._node.evictions.evicted, self._node.lead.stalls
         yield _counter("discovery_lease_evictions", "Leases that expired while this node led.", evicted)
+        braked = len(self._node.store.braked_leases())
+        yield _gauge(
+            "discovery_lease_braked", "Leases that expired and are held back by their service's brake.", braked
+        )
         yield _counter("discovery_lease_clock_stalls", "Pauses of this process that no lease was charged for.", stalls)
 
     def _raft(self) -> Iterator[Metric]:

@@ -84,6 +84,8 @@ class Service(msgspec.Struct, frozen=True, gc=False, array_like=True):
     Args:
         dns_ttl: seconds, or ``None``.
         default_ttl_ms: lease TTL for registrations that name none, milliseconds, or ``None``.
+        min_healthy_ppm: millionths of its ready instances that expiry must leave; ``None``: it has no brake.
+        brake_timeout_ms: how long expiry is held back, milliseconds; ``None``: the default.
     """
 
     namespace: str
@@ -95,6 +97,8 @@ class Service(msgspec.Struct, frozen=True, gc=False, array_like=True):
     dns_ttl: int | None = None
     default_ttl_ms: int | None = None
     publish_not_ready: bool = False
+    min_healthy_ppm: int | None = None
+    brake_timeout_ms: int | None = None
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -92,7 +92,7 @@ class Registry:
     def attach(self, raft: Consensus) -> None:
         """Give it Raft, before that is started."""
         self._raft = raft
-        self.evictions = Evictions(raft, self.lead, self._tasks, self._wall_ms)
+        self.evictions = Evictions(raft, self.lead, self._tasks, self._wall_ms, lambda: self.store)
         self.checkpoints = Checkpoints(raft, self.lead, self._tasks)
         self._beats = HeartbeatService(raft, self.lead, lambda: self.store, self.evictions, self.checkpoints)
         self._freshness = Freshness(raft.status, self._clock)

@@ -28,6 +28,9 @@ PORT_NAME_RULE: Final = (
     "hyphens, at least one letter"
 )
 TTL_RULE: Final = f"must be {limits.LEASE_TTL_MS_MIN // 1000} s to {limits.LEASE_TTL_MS_MAX // 3_600_000} h"
+BRAKE_TIMEOUT_RULE: Final = (
+    f"must be {limits.BRAKE_TIMEOUT_MS_MIN // 1000} s to {limits.BRAKE_TIMEOUT_MS_MAX // 3_600_000} h"
+)
 KEY_RULE: Final = f"must be 1..{limits.KEY_BYTES_MAX} bytes of UTF-8"
 ADDRESS_RULE: Final = "must be an IPv4 or IPv6 address"
 
@@ -228,6 +231,9 @@ def service(spec: Service) -> list[FieldError]:
     found += _addresses("virtual_ips", spec.virtual_ips, limits.VIRTUAL_IPS_MAX)
     found += ports(spec.ports)
     found += _outside("dns_ttl", spec.dns_ttl, 0, limits.DNS_TTL_S_MAX)
+    found += _outside("min_healthy", spec.min_healthy_ppm, 0, 1_000_000)
+    if spec.brake_timeout_ms is not None:
+        found += brake_timeout(spec.brake_timeout_ms)
     return found if spec.default_ttl_ms is None else found + ttl(spec.default_ttl_ms, "default_ttl")
 
 
@@ -236,6 +242,13 @@ def ttl(ttl_ms: int, field: str = "ttl") -> list[FieldError]:
     if limits.LEASE_TTL_MS_MIN <= ttl_ms <= limits.LEASE_TTL_MS_MAX:
         return []
     return [_error(field, TTL_RULE, ttl_ms / 1000)]
+
+
+def brake_timeout(timeout_ms: int) -> list[FieldError]:
+    """Rule of how long a brake holds, milliseconds."""
+    if limits.BRAKE_TIMEOUT_MS_MIN <= timeout_ms <= limits.BRAKE_TIMEOUT_MS_MAX:
+        return []
+    return [_error("brake_timeout", BRAKE_TIMEOUT_RULE, timeout_ms / 1000)]
 
 
 def lease_id(number: int, field: str = "lease") -> list[FieldError]:

@@ -101,6 +101,11 @@ class Catalog:
         """Add or replace a service's settings."""
         self._touch(record.spec.namespace, record.spec.name, record.mod_revision).record = record
 
+    def note_change(self, namespace: str, service: str, revision: int) -> ServiceRecord | None:
+        """Something else about a service that has settings changed; those settings. Without any nothing is noted."""
+        state = self.find(namespace, service)
+        return None if state is None or state.record is None else self._touch(namespace, service, revision).record
+
     def remove_service(self, namespace: str, service: str, revision: int) -> None:
         """Remove the settings of a service that has them."""
         state = self._touch(namespace, service, revision)

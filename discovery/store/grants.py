@@ -6,7 +6,9 @@ import re
 from typing import Final
 
 from discovery import limits, validate
-from discovery.command import Checkpoint, Evict, Failure, Found, Grant, LeaseEffect, Result, Revoke
+from discovery.command import Checkpoint, Evict, Failure, Found, Grant, LeaseEffect, Result, Revoke, Unbrake
+from discovery.store.brakes import braked_services, timeout_ms
+from discovery.store.leases import Held
 from discovery.store.registrations import taken
 from discovery.store.work import Work, full, invalid
 
@@ -51,17 +53,54 @@ def evict(work: Work, command: Evict) -> Result:
         return refusal
     held = work.tables.leases.held
     current = command.term == work.term
+    overdue = frozenset(command.overdue)
+    braked: list[tuple[int, int]] = []
     expired = 0
     for lease_id, version, heard_ms in command.leases:
         lease = held.get(lease_id)
         if lease is None:
             continue
-        if current and lease.version == version:
+        if not current or lease.version != version:
+            work.effects.append(LeaseEffect("kept", lease_id, lease.version, lease.ttl_ms))
+        elif (left_ms := _braked(work, lease_id, lease, heard_ms, lease_id in overdue)) is not None:
+            braked.append((lease_id, left_ms))
+        else:
             work.drop_lease(lease_id, "expired", heard_ms)
             expired += 1
-        else:
-            work.effects.append(LeaseEffect("kept", lease_id, lease.version, lease.ttl_ms))
-    return work.written(deleted=expired)
+    return work.written(deleted=expired, braked=tuple(braked))
+
+
+def _braked(work: Work, lease_id: int, lease: Held, heard_ms: int | None, overdue: bool) -> int | None:
+    """Milliseconds for which a lease that has expired is held back; ``None``: it goes, and what it leaves is noted."""
+    tables, brakes = work.tables, work.tables.brakes
+    services = braked_services(lease, tables.catalog)
+    if not services:
+        return None
+    states = {key: tables.catalog.namespaces[key[0]].services[key[1]] for key in services}
+    short = next((key for key, count in services.items() if brakes.room(states[key], work.time_ms) < count), None)
+    if short is not None and not overdue:
+        spec = states[short].record.spec  # type: ignore[union-attr]
+        if lease_id not in brakes.leases:
+            stay, ready = brakes.floor(states[short], spec, work.time_ms), states[short].ready
+            work.brake(lease_id, short, heard_ms, f"held back: {ready} are ready, {stay} must stay")
+        left_ms = brakes.since_ms(lease_id) + timeout_ms(spec) - work.time_ms
+        if left_ms > 0:
+            return left_ms
+    for key, count in services.items():
+        brakes.lost(key, count, work.time_ms, timeout_ms(states[key].record.spec))  # type: ignore[union-attr]
+        if short is not None:
+            brakes.of(key).losses.clear()
+    return None
+
+
+def unbrake(work: Work, command: Unbrake) -> Result:
+    """Leases that were held back live again; as in :func:`evict`, only in the term it was decided in."""
+    if refusal := _too_many(len(command.leases)):
+        return refusal
+    if command.term == work.term:
+        for lease_id in command.leases:
+            work.unbrake(lease_id)
+    return work.written()
 
 
 def checkpoint(work: Work, command: Checkpoint) -> Result:

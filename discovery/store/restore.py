@@ -17,6 +17,7 @@ from discovery.store.snapshot import (
     FORMAT,
     LENGTH,
     SECTIONS,
+    BrakeRow,
     ChangeRow,
     DedupRow,
     Head,
@@ -89,6 +90,7 @@ class Loader:
             "events": self._events,
             "dedup": self._dedup,
             "staged": self._staged,
+            "brakes": self._brakes,
         }
 
     def rows(self, section: str, raw: msgspec.Raw) -> None:
@@ -191,6 +193,13 @@ class Loader:
             if self.tables.staged is None:
                 self.tables.staged = Staged(id, time_ms)
             self.tables.staged.add(part, time_ms)
+
+    def _brakes(self, rows: list[BrakeRow]) -> None:
+        brakes = self.tables.brakes
+        for namespace, service, losses, held in rows:
+            brakes.of((namespace, service)).losses = losses
+            for lease, since_ms in held:
+                brakes.hold(self.lease_ids[lease], (namespace, service), since_ms)
 
     def _settle(self, head: Head) -> None:
         tables = self.tables

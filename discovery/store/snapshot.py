@@ -61,6 +61,7 @@ ChangeRow = tuple[
     str,  # reason
 ]
 DedupRow = tuple[str, Kept]
+BrakeRow = tuple[str, str, list[tuple[int, int]], list[tuple[int, int]]]  # service, losses, (lease held, since ms)
 StagedRow = tuple[int, int, bytes]  # id of the restore, log time in ms, a part of a backup
 
 SECTIONS: Final[dict[str, Any]] = {
@@ -73,6 +74,7 @@ SECTIONS: Final[dict[str, Any]] = {
     "events": Event,
     "dedup": DedupRow,
     "staged": StagedRow,
+    "brakes": BrakeRow,
 }
 CONTENT: Final = ("namespaces", "services", "leases", "instances", "keys")
 """The sections that a backup holds: what is, without what happened."""
@@ -81,7 +83,18 @@ CONTENT: Final = ("namespaces", "services", "leases", "instances", "keys")
 class Snapshot:
     """An immutable copy of a state. Made in the loop in a few ms; everything else may run in another thread."""
 
-    __slots__ = ("_dedup", "_events", "_groups", "_keys", "_leases", "_namespaces", "_services", "_staged", "head")
+    __slots__ = (
+        "_brakes",
+        "_dedup",
+        "_events",
+        "_groups",
+        "_keys",
+        "_leases",
+        "_namespaces",
+        "_services",
+        "_staged",
+        "head",
+    )
 
     def __init__(self, tables: Tables) -> None:
         catalog = tables.catalog
@@ -108,6 +121,10 @@ class Snapshot:
         self._events = tables.events.events.copy()
         self._dedup: dict[str, Kept] = tables.dedup.kept.copy()
         self._staged: list[StagedRow] = _staged_rows(tables.staged)
+        self._brakes: list[BrakeRow] = [
+            (*key, brake.losses.copy(), sorted(brake.held.items()))
+            for key, brake in sorted(tables.brakes.services.items(), key=_first)
+        ]
 
     def chunks(self) -> Iterator[bytes]:
         """The snapshot in chunks of at most ``limits.SNAPSHOT_CHUNK_BYTES``. May be called again, in any thread."""
@@ -165,6 +182,7 @@ class Snapshot:
             "events": self._events,
             "dedup": self._dedup.items(),
             "staged": self._staged,
+            "brakes": self._brakes,
         }
 
 

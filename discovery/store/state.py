@@ -6,7 +6,7 @@ node; whatever the bytes are, ``apply`` answers with a value. It knows no clock 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, Final
@@ -31,6 +31,7 @@ _HANDLERS: Final[dict[type, Callable[[Work, Any], Result]]] = {
     commands.Grant: grants.grant,
     commands.Revoke: grants.revoke,
     commands.Evict: grants.evict,
+    commands.Unbrake: grants.unbrake,
     commands.Checkpoint: grants.checkpoint,
     commands.Found: grants.found,
     commands.Put: transactions.put,
@@ -211,6 +212,19 @@ class Store:
     def leases(self) -> Iterable[Lease]:
         """Every lease, without what hangs on it."""
         return self._tables.leases.all()
+
+    def braked(self, namespace: str, service: str) -> int:
+        """How many leases of the service have expired and are held back by its brake."""
+        brake = self._tables.brakes.services.get((namespace, service))
+        return 0 if brake is None else len(brake.held)
+
+    def braked_leases(self) -> Collection[int]:
+        """All leases that are held back; a live view."""
+        return self._tables.brakes.leases.keys()
+
+    def unbraked_leases(self) -> list[int]:
+        """Leases that are held back though their service could do without them by now."""
+        return list(self._tables.brakes.may_go(self._tables.catalog, self.time_ms))
 
     # Following
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from discovery.store.brakes import Brakes
 from discovery.store.catalog import Catalog
 from discovery.store.dedup import Dedup
 from discovery.store.history import ChangeLog, EventLog
@@ -49,6 +50,7 @@ class Tables:
 
     __slots__ = (
         "base",
+        "brakes",
         "catalog",
         "dedup",
         "events",
@@ -72,6 +74,7 @@ class Tables:
         self.catalog = Catalog()
         self.keys = Keyspace()
         self.leases = Leases()
+        self.brakes = Brakes()
         self.log = ChangeLog()
         self.events = EventLog()
         self.dedup = Dedup()

@@ -45,6 +45,7 @@ class Work:
         "_events",
         "_leases",
         "_loose",
+        "_shown",
         "_touches_dns",
         "effects",
         "revision",
@@ -65,6 +66,7 @@ class Work:
         self._changes: list[Change] = []
         self._events: list[Event] = []
         self._loose: dict[int, None] = {}
+        self._shown: set[tuple[str, str]] = set()
         self._touches_dns = False
 
     # Instances and services
@@ -112,6 +114,7 @@ class Work:
     def remove_service(self, namespace: str, service: str) -> None:
         """Remove the settings of a service."""
         self._catalog.remove_service(namespace, service, self.revision)
+        self.tables.brakes.forget((namespace, service))
         self._changes.append(Change("delete", "service", namespace, service, "", None, "deleted"))
         self._touches_dns = True
 
@@ -146,6 +149,7 @@ class Work:
         """Grant a lease, or begin its TTL anew under a new version."""
         ttl_ms = self.tables.shared.ttls.admit(ttl_ms, [])
         held = self._leases.replace(lease_id, ttl_ms, own=own)
+        self.unbrake(lease_id)
         self.effects.append(LeaseEffect("started", lease_id, held.version, ttl_ms))
 
     def attach(self, lease_id: int, spec: Instance) -> None:
@@ -160,6 +164,7 @@ class Work:
     def drop_lease(self, lease_id: int, kind: EventKind, heard_ms: int | None = None, detail: str = "") -> None:
         """Remove a lease and all that hangs on it."""
         held = self._leases.held.pop(lease_id)
+        self.tables.brakes.release(lease_id)
         self.effects.append(LeaseEffect("gone", lease_id))
         if isinstance(held.attached, Instance):
             spec = held.attached
@@ -173,11 +178,36 @@ class Work:
         for key in keys:
             self._drop_key(key, kind)
 
+    def brake(self, lease_id: int, key: tuple[str, str], heard_ms: int | None, detail: str) -> None:
+        """Hold a lease back that has expired; its instances of that service stay, with an event that says so."""
+        self.tables.brakes.hold(lease_id, key, self.time_ms)
+        self._show_brake(key)
+        for namespace, service, instance_id in sorted_things(self._leases.held[lease_id])[0]:
+            if (namespace, service) == key:
+                spec = self._catalog.namespaces[namespace].services[service].instances[instance_id].spec
+                self._tell("braked", spec, heard_ms, detail)
+
+    def unbrake(self, lease_id: int) -> None:
+        """Hold a lease back no longer: it was renewed."""
+        key = self.tables.brakes.release(lease_id)
+        if key is not None:
+            self._show_brake(key)
+
+    def _show_brake(self, key: tuple[str, str]) -> None:
+        """A brake is part of how a service is shown: who follows the service hears of it, DNS answers stay."""
+        if key in self._shown:
+            return
+        self._shown.add(key)
+        record = self._catalog.note_change(*key, self.revision)
+        if record is not None:
+            self._changes.append(Change("put", "service", *key, "", record))
+
     def _drop_loose(self) -> None:
         for lease_id in self._loose:
             held = self._leases.held.get(lease_id)
             if held is not None and held.own and held.attached is None:
                 del self._leases.held[lease_id]
+                self.tables.brakes.release(lease_id)
                 self.effects.append(LeaseEffect("gone", lease_id))
 
     # The end

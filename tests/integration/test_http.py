@@ -104,7 +104,7 @@ def bad(node: Node) -> list[tuple[str, Answer, int, str]]:
         ("multipart", put(GOOD, Content_Type="multipart/form-data; boundary=x"), 415, ""),
         ("a foreign origin", put(GOOD, Origin="http://evil.example"), 403, ""),
         ("a body of 100 MB", put(b" " * limits.COMMAND_BYTES_MAX + b" "), 413, ""),
-        ("the brake", put({"min_healthy": 0.5}, "namespaces/default/services/web"), 400, "min_healthy"),
+        ("the brake", put({"min_healthy": 1.5}, "namespaces/default/services/web"), 400, "min_healthy"),
     ]
 
 

@@ -25,7 +25,9 @@ def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
     status = SimpleNamespace(term=7, leader=None, commit=12, applied=11, members=[member], disk=disk)
     registry = SimpleNamespace(
         node_id="n1",
-        store=SimpleNamespace(revision=44, floor=3, serial=9, totals=lambda: Totals(5, 4, 3, 2, 1)),
+        store=SimpleNamespace(
+            revision=44, floor=3, serial=9, totals=lambda: Totals(5, 4, 3, 2, 1), braked_leases=lambda: {7, 8}
+        ),
         staleness_ms=lambda: 1_500,
         status=lambda: status,
         evictions=SimpleNamespace(evicted=6),
@@ -54,6 +56,7 @@ def test_the_nodes_numbers_are_shown() -> None:
     assert values["discovery_raft_applied_index"] == 11
     assert values["discovery_lease_evictions"] == 6
     assert values["discovery_lease_clock_stalls"] == 4
+    assert values["discovery_lease_braked"] == 2
     assert values["discovery_raft_leader_known"] == 0
     assert values["discovery_raft_leader"] == 0
     assert values["discovery_http_connections"] == 5
