@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -14,9 +15,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from discovery.drill.dnsclient import DnsClient, dns_client
+from discovery.drill.dnsclient import Count, DnsClient, dns_client
 from discovery.drill.judge import Leaving
-from discovery.drill.record import Reply
 
 PER_SERVICE: Final = 20  # as many addresses as fit in 512 bytes
 REGISTERING_MAX: Final = 64
@@ -52,13 +52,10 @@ class Fleet:
         """(service, id, address) of instance ``number``."""
         return f"{self.prefix}{number // PER_SERVICE}", f"d{number}", f"10.66.{number // 250}.{number % 250 + 1}"
 
-    def names(self) -> dict[str, frozenset[str]]:
-        """DNS name of each service → the addresses of its instances."""
-        found: dict[str, set[str]] = {}
-        for number in range(self.count):
-            service, _, address = self.place(number)
-            found.setdefault(f"{service}.{self.namespace}.svc.{self.zone}", set()).add(address)
-        return {name: frozenset(addresses) for name, addresses in found.items()}
+    def names(self) -> dict[str, int]:
+        """DNS name of each service → how many instances it has, each with an address of its own."""
+        services = [self.place(number)[0] for number in range(self.count)]
+        return {f"{name}.{self.namespace}.svc.{self.zone}": count for name, count in Counter(services).items()}
 
     async def register(self, session: aiohttp.ClientSession) -> None:
         """Register all and keep those alive that are. Raises :class:`RuntimeError` when one is refused."""
@@ -129,7 +126,7 @@ class Watch:
         self._node = node
         self._client = client
         self._fleet = fleet
-        self._left = fleet.names()
+        self._left = fleet.names()  # name → how many of its instances there were
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
 
@@ -147,17 +144,17 @@ class Watch:
     async def _sweep(self, names: Sequence[str]) -> None:
         for begin in range(0, len(names), ASKING_MAX):
             asked = names[begin : begin + ASKING_MAX]
-            for name, reply in zip(asked, await asyncio.gather(*map(self._client.ask, asked)), strict=True):
-                self._note(name, reply)
+            for name, count in zip(asked, await asyncio.gather(*map(self._client.count, asked)), strict=True):
+                self._note(name, count)
 
-    def _note(self, name: str, reply: Reply) -> None:
+    def _note(self, name: str, count: Count) -> None:
         """Only an answer counts: silence and SERVFAIL say nothing about who lives."""
-        if reply.rcode not in (0, 3):
+        if count.rcode not in (0, 3):
             return
-        after = reply.answered - self._fleet.due
-        if not self._left[name] <= reply.addresses:
+        after = count.answered - self._fleet.due
+        if count.records < self._left[name]:
             self._first.setdefault(name, after)
-        if not reply.addresses:
+        if not count.records:
             self._last[name] = after
             del self._left[name]
 
