@@ -129,15 +129,20 @@ class Target:
         except _API_ERRORS as problem:
             raise Unfit(f"{node} cannot list the written keys: {problem or type(problem).__name__}") from problem
 
-    async def expired(self, namespace: str, since: int) -> list[str]:
-        """``service/id`` of the instances evicted after a revision."""
-        path = f"/api/v1/events?namespace={namespace}&since={since}&consistency=strong"
+    async def expired(self, namespace: str, after: int) -> list[str]:
+        """``service/id`` of the instances evicted after a revision, as far back as events are kept.
+
+        Raises:
+            Unfit: no node tells.
+        """
+        path = f"/api/v1/events?namespace={namespace}&consistency=strong"  # `since` is refused once older ones are gone
         for url in self.urls:
             try:
                 events = (await self.get(url, path, READ))["events"]
             except _API_ERRORS:
                 continue
-            return [f"{event['service']}/{event['id']}" for event in events if event["kind"] == "expired"]
+            gone = [event for event in events if event["kind"] == "expired" and event["revision"] > after]
+            return [f"{event['service']}/{event['id']}" for event in gone]
         raise Unfit("no node tells what was evicted")
 
     async def revision(self) -> int:
