@@ -35,6 +35,7 @@ LEGEND: Final = (
     ("silent", "no answer"),
     ("wrong", "wrong answer"),
     ("down", "taken down by the rehearsal"),
+    ("nothing", "nothing asked: the rehearsal itself stood still"),
 )
 
 

@@ -50,6 +50,7 @@ svg .nobody { fill: var(--bad); }
 svg .kept { fill: var(--blue); } svg .failed { fill: var(--warn); }
 svg .right { fill: var(--good); } svg .refused { fill: var(--warn); } svg .wrong { fill: var(--bad); }
 svg .silent { fill: var(--pale); stroke: var(--soft); stroke-dasharray: 2 2; }
+svg .nothing { fill: none; stroke: var(--line); }
 svg .down { fill: var(--soft); fill-opacity: .78; stroke: var(--ink); }
 svg .act line { stroke: var(--ink); stroke-width: 1.5; } svg .seen line { stroke: var(--soft); stroke-dasharray: 3 3; }
 svg .act circle { fill: var(--ink); } svg .seen circle { fill: var(--paper); stroke: var(--soft); }
