@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from discovery import limits
-from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, RegistryError, Unavailable
+from discovery.errors import ConfigError, CorruptData, DiskFull, NotApplied, OutcomeUnknown, RegistryError, Unavailable
 from discovery.raft import codec
 from discovery.raft.driver import Driver, end_process
 from discovery.raft.engine import Engine
@@ -36,6 +36,7 @@ from discovery.raft.wal import Wal
 
 _log: Final = logging.getLogger(__name__)
 _ANNOUNCE: Final = "raft.announce"
+_RETRY_S: Final = 1.0
 GRACE_S: Final = 0.25  # the engine answers in its time, if passes end; beyond this the facade: a disk may stand still
 
 
@@ -236,27 +237,21 @@ class Raft:
 
     def status(self) -> RaftStatus:
         """Role, term, indices and all members as this node sees them."""
-        if self._engine is None:
-            silent = (
-                PeerStatus(peer, peer in self._members.announced, None, None, None)
-                for peer in sorted(self._members.configured)
-            )
+        engine, driver = self._engine, self._driver
+        if engine is None or driver is None:
+            heard, all_of_them = self._members.announced, sorted(self._members.configured)
+            silent = (PeerStatus(peer, peer in heard, None, None, None) for peer in all_of_them)
             members = tuple(self._member(peer, None) for peer in silent)
             return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, time.monotonic() - self._made_at)
-        status = self._engine.status()
+        status = engine.status()
         own = PeerStatus(self.node, True, 0.0, status.applied, status.last_index)
-        peers = sorted((own, *status.peers), key=lambda peer: peer.id)
         who = (status.node, status.role, status.term, status.leader, status.ready)
         reached = (status.commit, status.applied, status.last_index)
+        peers = sorted((own, *status.peers), key=lambda peer: peer.id)
         members = tuple(self._member(peer, status.leader) for peer in peers)
-        return RaftStatus(*who, *reached, members, status.leaderless_s, self._disk_status(status.full))
-
-    def _disk_status(self, full: str) -> DiskStatus:
-        driver, snapshot = self._driver, self._snapshots.latest()
-        size = 0 if snapshot is None else snapshot.size
-        if driver is None:
-            return DiskStatus(full, self._wal.bytes_retained, size)
-        return DiskStatus(full, self._wal.bytes_retained, size, driver.syncs, driver.sync_s, driver.fulls)
+        sizes = (self._wal.bytes_retained, self._snapshots.latest_bytes)
+        disk = DiskStatus(status.full, *sizes, driver.syncs, driver.sync_s, driver.fulls)
+        return RaftStatus(*who, *reached, members, status.leaderless_s, disk)
 
     def _member(self, peer: PeerStatus, leader: str | None) -> MemberStatus:
         return MemberStatus(
@@ -303,6 +298,10 @@ class Raft:
         """Something was announced: become a member if that is right now, and judge everyone anew."""
         try:
             became = self._members.settle(self._wal.begin)
+        except DiskFull as error:
+            _log.error("the founding waits for room: %s", error.detail)
+            asyncio.get_running_loop().call_later(_RETRY_S, self._consider)
+            return
         except (OSError, CorruptData) as error:
             self._fatal("the founding cannot be written", error)
             return

@@ -196,6 +196,12 @@ class SnapshotStore:
             self._looked = True
         return self._latest
 
+    @property
+    def latest_bytes(self) -> int:
+        """Bytes of the newest finished one."""
+        latest = self.latest()
+        return 0 if latest is None else latest.size
+
     def writer(self, index: int, term: int) -> Writer:
         """Begin a snapshot of the state at ``index``."""
         return Writer(self, index, term)
