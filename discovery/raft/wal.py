@@ -357,5 +357,7 @@ class Wal:
             raise corrupt(segment.name, offset, f"but a later batch begins at offset {later}")
         if not last:
             raise corrupt(segment.name, offset, "but a later segment exists")
+        if wal_frame.strangers(data, offset):
+            raise corrupt(segment.name, offset, "what follows was written for another data directory (its identity)")
         self._disk.truncate(segment.name, offset)
         self._disk.sync(segment.name)

@@ -91,6 +91,24 @@ def frames(data: memoryview, sequence: int, salt: int) -> Iterator[Frame]:
         sequence += 1
 
 
+def strangers(data: memoryview, offset: int) -> bool:
+    """Whether at least two frames of *another* salt stand at ``offset``, in a row by number and length.
+
+    A torn end is one frame at most, and what follows a header of ours is the beginning of a batch, which no client
+    can choose: two headers in a row are a log that belongs to another data directory, and not ours to cut.
+    """
+    numbers = []
+    for _ in range(2):
+        if offset + HEADER_BYTES > len(data):
+            return False
+        magic, length, sequence, _ = _HEAD.unpack_from(data, offset)
+        if magic != MAGIC:
+            return False
+        numbers.append(sequence)
+        offset += HEADER_BYTES + length
+    return bool(numbers[1] == numbers[0] + 1)
+
+
 def later_frame(data: memoryview, offset: int, sequence: int, salt: int) -> int | None:
     """Where a believable frame stands that proves the bad one at ``offset`` was once complete, or ``None``.
 

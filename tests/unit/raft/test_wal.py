@@ -422,3 +422,15 @@ def test_what_was_read_at_the_start_is_durable():
     assert again[-1][0] == b"written"
     after = Wal.open(disk.crash(random.Random(1)), SALT)
     assert after[-1][0] == b"written"
+
+
+def test_the_log_of_another_data_directory_is_refused_and_left_alone():
+    disk = TornDisk()
+    wal = Wal.open(disk, SALT)
+    for number in range(1, 4):
+        wal.add(b"x", number, 1)
+        wal.write(wal.take())
+    before = {name: bytes(data) for name, data in disk.files.items()}
+    with pytest.raises(CorruptData, match="written for another data directory"):
+        Wal.open(disk, b"another incarnation")
+    assert {name: bytes(data) for name, data in disk.files.items()} == before
