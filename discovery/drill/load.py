@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,11 @@ TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=1.0)
 
 @dataclass
 class Writers:
-    """Puts of distinct keys at a steady rate, each an own task, so that a slow one holds none back."""
+    """Puts of distinct keys at a steady rate, each an own task, so that a slow one holds none back.
+
+    Each is a transaction, because that is a POST: aiohttp repeats a PUT by itself when a kept connection breaks, and a
+    write whose first sending was applied would look like one that was only ever refused.
+    """
 
     urls: Sequence[str]
     per_second: float = 100.0
@@ -44,11 +49,12 @@ class Writers:
 
     async def _write(self, session: aiohttp.ClientSession, number: int) -> None:
         key, value = f"{self.prefix}/{number}", f"value-{number}".encode()
-        url = f"{self.urls[number % len(self.urls)]}/api/v1/kv/{key}"
+        url = f"{self.urls[number % len(self.urls)]}/api/v1/txn"
+        put = {"key": key, "value_base64": b64encode(value).decode()}
         sent = time.monotonic()
         status = 0
         try:
-            async with session.put(url, data=value) as response:
+            async with session.post(url, json={"then": [{"put": put}]}) as response:
                 status = response.status
                 await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError):
