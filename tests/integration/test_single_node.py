@@ -223,20 +223,6 @@ def test_a_damaged_data_directory_is_exit_1_and_no_loop(own_node: Node) -> None:
     assert own_node.log().count(" ERROR ") == 1
 
 
-def test_a_log_that_cannot_be_written_ends_the_node_for_good(tmp_path: Path) -> None:
-    node = Node("n1", tmp_path, prefix=("prlimit", "--fsize=262144"))  # EFBIG stands in for a disk that is full
-    try:
-        node.start().wait_ready()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            for number in range(8):
-                assert node.request("PUT", f"kv/{number}", b"x" * 100_000).status == 200
-        assert node.wait_exit() == 1
-        assert "File too large" in node.log()
-        assert "starting it again" not in node.log()
-    finally:
-        node.close()
-
-
 @pytest.mark.parametrize(("option", "key"), [("--http", "http_port"), ("--dns", "dns_port"), ("--raft", "raft_port")])
 def test_a_port_in_use_is_exit_2_and_names_it(own_node: Node, tmp_path: Path, option: str, key: str) -> None:
     second = Node("n2", tmp_path / "second")
