@@ -118,25 +118,31 @@ class Slots:
 
     def _lay_out(self, name_bytes: int) -> None:
         """Point two rows of headers, to receive and to send by, at the same slots, addresses and control messages."""
-        base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self._held: list[ctypes.c_char] = []  # buffers that are held so can be neither closed nor moved
+        base = self._address(self.memory)
         self._names = ctypes.create_string_buffer(SLOTS * _NAME_STRIDE)
         self._controls = ctypes.create_string_buffer(SLOTS * CONTROL_BYTES)
         self._received, self._sent = bytearray(SLOTS * 64), bytearray(SLOTS * 64)
         self._room, self._replies = bytearray(SLOTS * 16), bytearray(SLOTS * 16)
         for headers, vectors in ((self._received, self._room), (self._sent, self._replies)):
             rows, parts = (_Mmsghdr * SLOTS).from_buffer(headers), (_Iovec * SLOTS).from_buffer(vectors)
+            vectors_at = self._address(vectors)
             for slot in range(SLOTS):
                 parts[slot].iov_base, parts[slot].iov_len = base + slot * SLOT_BYTES, SLOT_BYTES
                 row = rows[slot].msg_hdr
                 row.msg_name = ctypes.addressof(self._names) + slot * _NAME_STRIDE
                 row.msg_namelen = name_bytes
-                row.msg_iov, row.msg_iovlen = ctypes.addressof(parts[slot]), 1
+                row.msg_iov, row.msg_iovlen = vectors_at + slot * 16, 1
                 if self._control:
                     row.msg_control = ctypes.addressof(self._controls) + slot * CONTROL_BYTES
                     row.msg_controllen = CONTROL_BYTES
-        self._receive_at = ctypes.addressof(ctypes.c_char.from_buffer(self._received))
-        self._send_at = [ctypes.addressof(ctypes.c_char.from_buffer(self._sent)) + slot * 64 for slot in range(SLOTS)]
+        self._receive_at, sent_at = self._address(self._received), self._address(self._sent)
+        self._send_at = [sent_at + slot * 64 for slot in range(SLOTS)]
         self._view()
+
+    def _address(self, buffer: mmap.mmap | bytearray) -> int:
+        self._held.append(ctypes.c_char.from_buffer(buffer))
+        return ctypes.addressof(self._held[-1])
 
     def _view(self) -> None:
         """Strided views of single fields: 2 to 15 ns an access, where a field of ctypes costs 100."""

@@ -12,13 +12,14 @@ exactly where the zone's begin is the guess right, and then all that follows is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from discovery.dns import codes, wire, zone
 from discovery.dns.cache import AnswerCache
 from discovery.dns.name import LABEL_BYTES_MAX, NAME_BYTES_MAX, NS_LABELS
-from discovery.dns.service import ServiceView
+from discovery.dns.service import Addresses, Member, ServiceView, srv
+from discovery.dns.settings import Settings
 from discovery.dns.wire import Query
 from discovery.dns.zone import Catalogue, Origin
 
@@ -27,6 +28,9 @@ _AFTER_ID: Final = struct.Struct("!HHHHH")  # flags and four counts
 _FIXED: Final = struct.Struct("!HHI")
 _NAME_AT: Final = wire.HEADER_BYTES - 2  # offsets here count from behind the id
 _TYPE_BYTES: Final = 4
+_QUESTION_POINTER: Final = b"\xc0\x0c"
+_RECORD_HEAD_BYTES: Final = 10  # a pointer, type, class, TTL
+_TYPE_BY_SIZE: Final = {size: rtype for rtype, size in zone.ADDRESS_SIZES.items()}
 _RECORD_BYTES: Final = {codes.A: 12 + 4, codes.AAAA: 12 + 16}
 _BELOW_ZONE: Final = frozenset({b"dns-version", b"dns", b"svc"})
 
@@ -40,6 +44,17 @@ class Shape(NamedTuple):
     empty: bytes  # of "no such type"
     opt: bytes
     bytes_max: int  # of a reply without its id
+
+
+class _Question(NamedTuple):
+    """One question on its way through this module."""
+
+    rest: bytes
+    end: int
+    shape: Shape
+    labels: list[bytes]  # below the zone
+    view: ServiceView
+    settings: Settings
 
 
 class Quick:
@@ -107,23 +122,21 @@ class Quick:
         stop = end - len(self._suffix)
         if shape is None or stop < _NAME_AT or rest[stop:end] != self._suffix or end - _NAME_AT > NAME_BYTES_MAX:
             return None
-        labels = []
-        at = _NAME_AT
-        while at < stop:
-            size = rest[at]
-            past = at + 1 + size
-            labels.append(rest[at + 1 : past])
-            at = past
-            if size > LABEL_BYTES_MAX:
-                return None
-        if at != stop:
+        labels = _labels(rest, stop)
+        if labels is None:
             return None
-        if len(labels) == 3 and labels[2] == b"svc":
-            view = catalogue.find(labels[1], labels[0])
-            if view is not None:
-                return self._service(catalogue.origin, view, shape, rest, end)
-        elif not is_absent(catalogue, labels):
+        if is_absent(catalogue, labels):
+            return self._deny(shape, rest, end)
+        compose = _KINDS.get(len(labels))
+        view = catalogue.find(labels[-2], labels[-3]) if compose is not None else None
+        if compose is None or view is None or view.external() is not None:
             return None
+        reply = compose(self, _Question(rest, end, shape, labels, view, catalogue.origin.settings))
+        if reply is not None:
+            self.answered += 1
+        return reply
+
+    def _deny(self, shape: Shape, rest: bytes, end: int) -> bytes | None:
         reply = self._negative(shape, shape.denied, rest, end)
         if reply is not None:
             self.denied += 1
@@ -132,39 +145,140 @@ class Quick:
     def _negative(self, shape: Shape, header: bytes, rest: bytes, end: int) -> bytes | None:
         apex = 0xC000 | end + 2 - len(self._suffix)
         question = rest[_NAME_AT : end + _TYPE_BYTES]
-        reply = b"%b%b%b%b%b" % (header, question, apex.to_bytes(2, "big"), self._soa, shape.opt)
+        reply = b"".join((header, question, apex.to_bytes(2, "big"), self._soa, shape.opt))
         return reply if len(reply) <= shape.bytes_max else None
 
-    def _service(self, origin: Origin, view: ServiceView, shape: Shape, rest: bytes, end: int) -> bytes | None:
-        rtype = shape.rtype
-        record_bytes = _RECORD_BYTES.get(rtype)
-        if record_bytes is None or view.external() is not None:
-            return None
-        rotor = (view.virtual if view.is_virtual() else view.addresses).of(rtype)
-        count = min(len(rotor), origin.settings.max_answers) if rotor is not None else 0
-        if rotor is None or not count:
-            reply = self._negative(shape, shape.empty, rest, end)
-            if reply is not None:
-                self.answered += 1
-                self._cache.put_negative(rest, view, reply, len(shape.opt))
-            return reply
-        if end + _TYPE_BYTES + count * record_bytes + len(shape.opt) > shape.bytes_max:
-            return None  # TC: the general way deals its own
-        ttl = rotor.ttls.least(view.ttl_cap(origin.settings.ttl))
-        head = b"\xc0\x0c" + _FIXED.pack(rtype, codes.IN, ttl)
-        records = head + head.join(rotor.deal(count))
-        header = _AFTER_ID.pack(shape.flags, 1, count, 0, 1 if shape.opt else 0)
-        reply = b"%b%b%b%b" % (header, rest[_NAME_AT : end + _TYPE_BYTES], records, shape.opt)
-        self.answered += 1
-        self._cache.put(rest, view, count, reply)
+    def _empty(self, asked: _Question) -> bytes | None:
+        """No such type."""
+        reply = self._negative(asked.shape, asked.shape.empty, asked.rest, asked.end)
+        if reply is not None:
+            self._cache.put_negative(asked.rest, asked.view, reply, len(asked.shape.opt))
         return reply
+
+    def _service(self, asked: _Question) -> bytes | None:
+        """A and AAAA of a service."""
+        if asked.shape.rtype not in _RECORD_BYTES:
+            return None
+        view = asked.view
+        return self._addresses(asked, view.virtual if view.is_virtual() else view.addresses)
+
+    def _host(self, asked: _Question) -> bytes | None:
+        """A and AAAA of one instance, or of those that share its hostname."""
+        there = asked.view.hosts.get(asked.labels[0])
+        rtype = asked.shape.rtype
+        if there is None or rtype not in _RECORD_BYTES:
+            return None
+        if not isinstance(there, Member):
+            return self._addresses(asked, there.addresses)
+        size = zone.ADDRESS_SIZES[rtype]
+        data = [one for one in there.addresses if len(one) == size]
+        own = there.spec.dns_ttl
+        ttl = asked.view.ttl_cap(asked.settings.ttl)
+        return self._positive(asked, data, ttl if own is None else min(own, ttl)) if data else self._empty(asked)
+
+    def _addresses(self, asked: _Question, addresses: Addresses) -> bytes | None:
+        rtype = asked.shape.rtype
+        rotor = addresses.of(rtype)
+        count = min(len(rotor), asked.settings.max_answers) if rotor is not None else 0
+        if rotor is None or not count:
+            return self._empty(asked)
+        size = asked.end + _TYPE_BYTES + count * _RECORD_BYTES[rtype] + len(asked.shape.opt)
+        if size > asked.shape.bytes_max:
+            return None  # TC: the general way deals its own
+        return self._positive(asked, rotor.deal(count), rotor.ttls.least(asked.view.ttl_cap(asked.settings.ttl)))
+
+    def _positive(self, asked: _Question, data: list[bytes], ttl: int, more: bytes = b"", others: int = 0) -> bytes:
+        """``data``: of one set, that of the question; ``more``: ``others`` additional records."""
+        rest, end, shape = asked.rest, asked.end, asked.shape
+        head = _QUESTION_POINTER + _FIXED.pack(shape.rtype, codes.IN, ttl)
+        header = _AFTER_ID.pack(shape.flags, 1, len(data), 0, others + (1 if shape.opt else 0))
+        question = rest[_NAME_AT : end + _TYPE_BYTES]
+        reply = b"".join((header, question, head, head.join(data), more, shape.opt))
+        self._cache.put(rest, asked.view, len(data), reply)
+        return reply
+
+    def _port(self, asked: _Question) -> bytes | None:
+        """SRV of a named port of a headless service (section 2.4.2), with the addresses of its targets."""
+        view, labels, shape = asked.view, asked.labels, asked.shape
+        if view.is_virtual():
+            return None
+        if shape.rtype in _RECORD_BYTES:
+            return self._empty(asked)
+        if shape.rtype != codes.SRV:
+            return None
+        rotor = view.ports[labels[1][1:]][labels[0][1:]]
+        made = self._targets(asked, rotor.deal(asked.settings.max_answers))
+        if made is None:  # TC, or an instance with that name twice: the general way deals its own
+            rotor.take_back()
+            return None
+        data, more, others = made
+        return self._positive(asked, data, rotor.ttls.least(view.ttl_cap(asked.settings.ttl)), more, others)
+
+    def _targets(self, asked: _Question, members: list[Member]) -> tuple[list[bytes], bytes, int] | None:
+        """Record data, additional records and their number, when all of it fits."""
+        view, labels = asked.view, asked.labels
+        ttl_cap = view.ttl_cap(asked.settings.ttl)
+        protocol, port = labels[1][1:], labels[0][1:]
+        service = (_NAME_AT + 2 + len(labels[0]) + len(labels[1]) + 2 | 0xC000).to_bytes(2, "big")
+        size = asked.end + _TYPE_BYTES + len(asked.shape.opt)
+        data, glue = [], []
+        for member in members:
+            numbers = list(member.numbers(protocol, port))
+            if len(numbers) != 1:
+                return None
+            target = view.target(member)
+            owner = bytes((len(target),)) + target
+            spec = member.spec
+            data.append(srv(spec.priority, spec.weight, numbers[0], owner + view.wire))
+            ttl = ttl_cap if spec.dns_ttl is None else min(spec.dns_ttl, ttl_cap)
+            glue.append((owner + service, ttl, member.addresses))
+            size += _RECORD_HEAD_BYTES + len(data[-1])
+        more = _additional(glue, size - len(asked.shape.opt) + 2)
+        size += sum(map(len, more))
+        return (data, b"".join(more), len(more)) if size <= asked.shape.bytes_max else None
+
+
+def _additional(glue: list[tuple[bytes, int, tuple[bytes, ...]]], at: int) -> list[bytes]:
+    """Address records by owner, TTL and data, A before AAAA; the first is at offset ``at`` of the message.
+
+    An owner's later records point to its first.
+    """
+    records = []
+    for owner, ttl, addresses in glue:
+        for one in addresses if len(addresses) == 1 else sorted(addresses, key=len):  # stable: as they were given
+            records.append(owner + _FIXED.pack(_TYPE_BY_SIZE[len(one)], codes.IN, ttl) + one)
+            if len(owner) > 2:
+                owner = (0xC000 | at).to_bytes(2, "big")
+            at += len(records[-1])
+    return records
+
+
+_KINDS: Final[dict[int, Callable[[Quick, _Question], bytes | None]]] = {
+    3: Quick._service,
+    4: Quick._host,
+    5: Quick._port,
+}
+
+
+def _labels(rest: bytes, stop: int) -> list[bytes] | None:
+    """The labels from the name's beginning to ``stop``, if one ends there."""
+    labels = []
+    at = _NAME_AT
+    while at < stop:
+        size = rest[at]
+        past = at + 1 + size
+        labels.append(rest[at + 1 : past])
+        at = past
+        if size > LABEL_BYTES_MAX:
+            return None
+    return labels if at == stop else None
 
 
 def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     """Whether a name surely does not exist, by the grammar of :func:`discovery.dns.name.parse`, in O(1).
 
     Args:
-        labels: below the zone, lower case; not those of a service.
+        labels: below the zone, lower case.
 
     ``False`` is no answer: ask the general way.
     """
@@ -180,6 +294,8 @@ def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     view = catalogue.find(labels[-2], labels[-3])
     if view is None:
         return True
+    if count == 3:
+        return False
     first = labels[0]
     if count == 4 and not first.startswith(b"_"):
         return first not in view.hosts

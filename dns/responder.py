@@ -197,9 +197,9 @@ class Responder:
         lower = name.lower()
         if lower == name:
             return self._compose(rest, end)
-        asked = b"%b%b%b" % (rest[:_NAME_AT], lower, rest[end:])
+        asked = b"".join((rest[:_NAME_AT], lower, rest[end:]))
         reply = self._ready(asked) or self._compose(asked, end)
-        return b"%b%b%b" % (reply[:_NAME_AT], name, reply[end:]) if len(reply) > _NAME_AT else reply
+        return b"".join((reply[:_NAME_AT], name, reply[end:])) if len(reply) > _NAME_AT else reply
 
     def _ready(self, asked: bytes) -> bytes:
         turn = self._cache.ready.get(asked)

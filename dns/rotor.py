@@ -94,3 +94,8 @@ class Rotor(Generic[T]):
             return items[start:] + items[:start]
         end = start + count_max
         return items[start:end] + items[: max(0, end - size)]
+
+    def take_back(self) -> None:
+        """Undo the last :meth:`deal`, whose elements were not given away."""
+        if self._items:
+            self._turn = (self._turn - 1) % len(self._items)

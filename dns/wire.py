@@ -175,11 +175,9 @@ class _Message:
         return self._fill(first + head, self._repeat(first) + head, rrset.data), False
 
     def _append(self, first: bytes, again: bytes, data: list[bytes]) -> None:
-        written = [again + one for one in data]
-        if first is not again:
-            written[0] = first + data[0]
-        self.parts += written
-        self._at += sum(map(len, written))
+        written = first + again.join(data)
+        self.parts.append(written)
+        self._at += len(written)
 
     def _fill(self, first: bytes, again: bytes, data: list[bytes]) -> int:
         head = first

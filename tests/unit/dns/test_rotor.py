@@ -58,3 +58,14 @@ def test_the_least_ttl_goes_with_the_last_that_had_it() -> None:
     ttls.remove(3)
     ttls.remove(None)
     assert ttls.least(5) == 5
+
+
+def test_what_was_dealt_and_not_given_away_is_dealt_again() -> None:
+    for size in range(4):
+        rotor: Rotor[int] = Rotor()
+        for item in range(size):
+            rotor.add(item, None)
+        for _ in range(5):
+            dealt = rotor.deal(2)
+            rotor.take_back()
+            assert rotor.deal(2) == dealt
