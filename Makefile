@@ -84,6 +84,7 @@ simulate: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/bench_http.py
+	$(BIN)/python tests/bench/bench_dns.py
 
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix-only --quiet .

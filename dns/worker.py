@@ -66,7 +66,7 @@ class Worker:
             self._join()
         gc.set_threshold(_COLLECT_AFTER, 50, 100)
         frozen = -1
-        while not self._stopping and os.getppid() == self._parent:
+        while not self._stopping:
             if frozen != self.view.views:  # at the start, and after each whole view: no collection walks it again
                 frozen = self.view.views
                 gc.freeze()
@@ -95,6 +95,7 @@ class Worker:
             self._join()
         if time.monotonic() >= self._report_at:
             self._report_at = time.monotonic() + REPORT_S
+            self._stopping = self._stopping or os.getppid() != self._parent
             self.tcp.tick()
             self.view.report(self._samples())
 
