@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +18,7 @@ from discovery.raft.codec import AppendEntries, NextIndex, PreVote, ResponseVote
 from discovery.raft.core import LEADER, Core
 from discovery.raft.packing import LogClock
 from discovery.raft.prevote import PreVoting
+from discovery.raft.types import Output
 from discovery.store import Outcome
 from discovery.testing.simnode import SimNode
 from discovery.testing.simregistry import SimRegistry
@@ -211,6 +212,27 @@ class TrustsThePageCache(SimNode):
         self.disk._lying, lying = True, self.disk._lying
         super().start()
         self.disk._lying = lying
+
+
+class IgnoresFailedSyncs(SimNode):
+    """Goes on after a sync that failed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        sync = self.disk.sync
+
+        def forgiving(name: str) -> None:
+            with suppress(OSError):
+                sync(name)
+
+        self.disk.sync = forgiving  # type: ignore[method-assign]
+
+
+class PromisesWithoutRoom(SimNode):
+    """Takes a batch that found no room for written."""
+
+    def _synced(self, output: Output, epochs: dict[str, int], full: str = "") -> None:
+        super()._synced(output, epochs)
 
 
 class Trusting(SimNode):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Weights = tuple[tuple[str, int], ...]
 
-_ALONE: Final = ("kill", "power", "pause", "stall", "slow_disk", "busy", "clock")
+_ALONE: Final = ("kill", "power", "pause", "stall", "slow_disk", "full_disk", "bad_sync", "busy", "clock")
 """Faults that need no second node."""
 
 _WEATHERS: Final = (
@@ -44,6 +44,8 @@ USUAL: Final[Weights] = (
     ("pause_all", 1),
     ("busy", 2),
     ("slow_disk", 2),
+    ("full_disk", 2),
+    ("bad_sync", 2),
     ("clock", 3),
     ("transfer", 2),
     ("heal", 2),
@@ -173,6 +175,23 @@ class Chaos:
 
         return f"{node.name} " + self._for(0.5, 2.0, end)
 
+    def _full_disk(self) -> str:
+        node = self._some()
+        node.disk.full = True
+        node.note_health()
+
+        def end() -> None:
+            node.disk.full = False
+            node.note_health()
+
+        return f"{node.name} " + self._for(0.1, 3.0, end)
+
+    def _bad_sync(self) -> str:
+        """The next sync fails, once."""
+        node = self._some()
+        node.disk.failing = True
+        return node.name
+
     def _clock(self) -> str:
         """The wall clock jumps, and later maybe back."""
         node = self._some()
@@ -270,6 +289,8 @@ _KINDS: Final[dict[str, Callable[[Chaos], str]]] = {
     "pause_all": Chaos._pause_all,
     "busy": Chaos._busy,
     "slow_disk": Chaos._slow_disk,
+    "full_disk": Chaos._full_disk,
+    "bad_sync": Chaos._bad_sync,
     "clock": Chaos._clock,
     "transfer": Chaos._transfer,
     "heal": Chaos._heal,

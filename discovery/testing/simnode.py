@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Final
 
+from discovery.errors import DiskFull
 from discovery.leases import STALL_S
 from discovery.raft.codec import AppRequest, AppResponse, Message
 from discovery.raft.core import Core
@@ -21,6 +22,9 @@ from discovery.testing.simwatch import Watch
 
 SETTINGS = Settings(snapshot_bytes=24 * 1024, window_bytes=16 * 1024, batch_bytes=4 * 1024, chunk_bytes=2 * 1024)
 """Small sizes, so that compaction, transfers and full windows happen in every run."""
+
+
+_RESTART_S: Final = (0.05, 0.5)
 
 
 class SimNode:
@@ -52,7 +56,9 @@ class SimNode:
         self._parcel: list[Callable[[], None]] = []
         self._process = 0
         self._syncing = False
+        self._epochs: dict[str, int] = {}
         self._wake_at = float("inf")
+        self.fulls = self.failures = 0
         network.add(self)
 
     @property
@@ -68,6 +74,16 @@ class SimNode:
         self.alive, self.paused, self._syncing, self._parcel = True, False, False, []
         self._wake_at = float("inf")
         self.note_health()
+        try:
+            self._build()
+        except (OSError, DiskFull):
+            self.fail()
+            return
+        self.disk.settle()
+        self.wake()
+
+    def _build(self) -> None:
+        """The process on what the disk holds."""
         self.wal = Wal.open(self.disk, self.incarnation.encode(), segment_bytes=8 * 1024, retained_bytes=8 * 1024)
         self.snapshots = SnapshotStore(self.disk)
         self.registry = self.registry_class(self)
@@ -85,8 +101,14 @@ class SimNode:
             core_class=self.core_class,
         )
         self.engine.before_round = self.registry.flush_heartbeats
-        self.disk.settle()
-        self.wake()
+
+    def fail(self) -> None:
+        """The disk failed: the process ends at once, and its supervisor starts another."""
+        self.failures += 1
+        self.kill(power=False)
+        process = self._process
+        wait = self.world.between(*_RESTART_S)
+        self.world.after(wait, lambda: self.start() if self._process == process else None)
 
     def kill(self, *, power: bool) -> None:
         """Kill the process; with ``power`` what the disk was not told to sync is lost in part."""
@@ -124,7 +146,7 @@ class SimNode:
 
     def note_health(self) -> None:
         """Something about the process or its machine changed."""
-        well = self.running and not self.slow_disk and self.busy_s <= self.usual_s
+        well = self.running and not self.slow_disk and not self.disk.full and self.busy_s <= self.usual_s
         self.well_since = self.world.now if well else float("inf")
 
     def wall_ms(self) -> int:
@@ -144,13 +166,18 @@ class SimNode:
 
     def on_connected(self, peer: str) -> None:
         """A stream begins."""
-        self._event(lambda: self.engine.connected(peer))
+        self._event(lambda: self._met(peer))
 
     def on_disconnected(self, peer: str, hint: bool) -> None:
         """A stream ended."""
         self._event(lambda: self._lost(peer, hint))
 
+    def _met(self, peer: str) -> None:
+        self._epochs[peer] = self._epochs.get(peer, 0) + 1
+        self.engine.connected(peer)
+
     def _lost(self, peer: str, hint: bool) -> None:
+        self._epochs[peer] = self._epochs.get(peer, 0) + 1
         self.registry.lost(peer)
         self.engine.disconnected(peer, hint)
 
@@ -206,33 +233,47 @@ class SimNode:
         self._pass()
 
     def _pass(self) -> None:
+        epochs = dict(self._epochs)
         output = self.engine.step()
         self.watch.stepped(self)
         self.network.send_all(self.name, output.early)
         for job in output.jobs:
             self._begin(job)
         if output.batch is None:
-            self._synced(output)
+            self._synced(output, epochs)
+            return
+        full = ""
+        try:
+            self.wal.write(output.batch)
+        except DiskFull as error:
+            full = error.detail
+        except OSError:
+            self.fail()
             return
         self._syncing = True
-        self.wal.write(output.batch)
         process = self._process
         delay = self.world.between(0.0001, 0.006) if not self.slow_disk else self.world.between(0.05, 0.5)
-        self.world.after(delay, lambda: self._sync_ended(process, output))
+        self.world.after(delay, lambda: self._sync_ended(process, output, epochs, full))
 
-    def _sync_ended(self, process: int, output: Output) -> None:
+    def _sync_ended(self, process: int, output: Output, epochs: dict[str, int], full: str) -> None:
         if self._process != process:
             return
         if self.paused:
-            self._parcel.append(lambda: self._sync_ended(process, output))
+            self._parcel.append(lambda: self._sync_ended(process, output, epochs, full))
             return
         self._syncing = False
         self.disk.settle()
-        self._synced(output)
+        self._synced(output, epochs, full)
 
-    def _synced(self, output: Output) -> None:
-        self.engine.synced()
-        self.network.send_all(self.name, output.late)
+    def _synced(self, output: Output, epochs: dict[str, int], full: str = "") -> None:
+        if full:
+            self.fulls += 1
+            self.engine.unsynced(full)
+        else:
+            self.engine.synced()
+            # What was meant for a stream that ended since the pass began is dropped with it, as the driver does.
+            late = [item for item in output.late if self._epochs.get(item[0]) == epochs.get(item[0])]
+            self.network.send_all(self.name, late)
         for token, result in [*output.resolved, *output.confirmed, *output.readable]:
             self._answer(token, result)
         self._wake(max(self.world.now, self.engine.next_deadline()))
@@ -246,6 +287,9 @@ class SimNode:
         result: Any = None
         try:
             result = run_job(job, self.snapshots, self.registry)
+        except OSError:
+            self.fail()
+            return
         except Exception as error:
             result = error
         self.timer(self.world.between(0.001, 0.2), lambda: self._ended(job, result))

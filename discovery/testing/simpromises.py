@@ -187,24 +187,25 @@ class Lateness:
 
     def __init__(self, majority: int) -> None:
         self._majority = majority
-        self._heard: dict[int, float] = {}
-        self._awake: dict[int, float] = {}
+        self._heard: dict[tuple[str, int], float] = {}
+        self._awake: dict[tuple[str, int], float] = {}
         self._led: tuple[tuple[str, int, int], float] = (("", 0, 0), 0.0)
         self.judged = 0
 
     def heard(self, lease: int, leader: SimNode) -> None:
         """The leader noted a sign of life, or started the lease."""
-        self._heard[lease], self._awake[lease] = leader.world.now, leader.awake_s()
+        key = (leader.name, lease)
+        self._heard[key], self._awake[key] = leader.world.now, leader.awake_s()
 
     def promoted(self, leader: SimNode, store: Store) -> None:
         """A new leader begins to count."""
         for lease in store.leases():
-            self._awake[lease.id] = leader.awake_s()
+            self._awake[leader.name, lease.id] = leader.awake_s()
 
     def evicting(self, lease: int, leader: SimNode) -> None:
         """A leader decides that a lease is over."""
         held = leader.registry.store.lease(lease)
-        silent = leader.awake_s() - self._awake.get(lease, 0.0)
+        silent = leader.awake_s() - self._awake.get((leader.name, lease), 0.0)
         if held is not None and silent * 1000 < held.ttl_ms - 1:
             raise Violation(
                 f"{leader.name} evicts lease {lease} of {held.ttl_ms} ms after it listened in vain for {silent:.3f} s"
@@ -220,7 +221,7 @@ class Lateness:
             self._led = (reign, now)
         since = max(self._led[1], network.fine_since, self._carried_since(leader, nodes, network))
         for lease in leader.registry.store.leases():
-            begun = max(since, self._heard.get(lease.id, 0.0))
+            begun = max(since, self._heard.get((leader.name, lease.id), 0.0))
             self.judged += 1
             if now > begun + lease.ttl_ms / 1000 + LATE_S:
                 raise Violation(

@@ -25,6 +25,9 @@ from discovery.testing.simshrink import kind_of, shrink
 from discovery.testing.simwatch import Violation, Watch
 
 _LOOK_S = 0.1
+_ROOM_S = 20.0
+"""A snapshot that found no room, here or on its way to here, is tried again after up to 16 s only."""
+
 _LIMITS = {"CHANGE_LOG_CHANGES_MAX": 200}
 """Smaller here, so that followers meet a change log that does not reach back far enough."""
 
@@ -62,6 +65,8 @@ class Report(msgspec.Struct, frozen=True):
     leaders: int
     evictions: int
     judged: int
+    fulls: int
+    failures: int
     installs: int
     views: int
     last_index: int
@@ -117,6 +122,9 @@ class Simulation:
         world.run_until(world.now + plan.chaos_s)
         self._calm()
         world.run_until(world.now + plan.quiet_s)
+        end = world.now + _ROOM_S
+        while world.now < end and not self._level():
+            world.run_until(world.now + 1.0)
         self.clients.quiet = True
         world.run_until(world.now + 1.0)
         return self._sum_up()
@@ -136,11 +144,18 @@ class Simulation:
         self.network.weather = FINE
         for node in self.nodes:
             node.slow_disk, node.busy_s = False, node.usual_s
+            node.disk.full = node.disk.failing = False
             if node.alive:
                 node.resume()
                 node.note_health()
             else:
                 node.start()
+
+    def _level(self) -> bool:
+        """Whether all nodes have about the same, and room for more."""
+        states = [node.engine.status() for node in self.nodes]
+        applied = [status.applied for status in states]
+        return max(applied) - min(applied) < 10 and not any(status.full for status in states)
 
     def _sum_up(self) -> Report:
         watch, states = self.watch, [node.engine.status() for node in self.nodes]
@@ -168,6 +183,8 @@ class Simulation:
             leaders=len(watch.leaders),
             evictions=len(watch.evicted),
             judged=watch.lateness.judged,
+            fulls=sum(node.fulls for node in self.nodes),
+            failures=sum(node.failures for node in self.nodes),
             installs=watch.installs,
             views=sum(node.follower.views for node in self.nodes),
             last_index=max(status.last_index for status in states),

@@ -43,6 +43,8 @@ def test_runs_exercise_what_they_are_there_for():
         "leaders": 16,
         "evictions": 8,
         "judged": 1000,
+        "fulls": 5,
+        "failures": 1,
         "installs": 5,
         "views": 1,
     }
