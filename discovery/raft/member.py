@@ -22,6 +22,9 @@ from discovery.raft.types import InstallSnapshot, Job, Log, Machine, SaveSnapsho
 _APPLY_MAX: Final = 10_000
 """Commands applied in one pass; the rest follows in the next, so that a node far behind still answers its peers."""
 
+_SILENT_PERIODS: Final = 3
+"""A peer that did not answer for so many heartbeats is not waited for."""
+
 
 class Member:
     """State and reactions of a member. Everything here runs inside :meth:`.engine.Engine.step`."""
@@ -301,15 +304,22 @@ class Member:
     # -- transfer of leadership -----------------------------------------------------------------------------------
 
     def _on_transfer(self, peer: str) -> None:
-        if self._core.ready and peer in self._core.nodes:
+        if self._core.ready and peer in self._core.nodes and self._can_take_over(peer):
             self._transfer = (peer, instant.now + self._settings.transfer_s, False)
+
+    def _can_take_over(self, peer: str) -> bool:
+        """Whether a peer follows closely and answers: while it is waited for nothing is written and nobody evicted."""
+        core, node = self._core, self._core.nodes[peer]
+        silent_s = instant.now - core.responded[node]
+        near = node in core.connected and core.next[node] > core.first_index
+        return near and silent_s <= _SILENT_PERIODS * self._settings.append_period_s
 
     def _hand_over(self) -> None:
         if self._transfer is None:
             return
         core = self._core
         peer, until, told = self._transfer
-        if instant.now >= until:
+        if instant.now >= until or not self._can_take_over(peer):
             self._transfer = None
         elif not told and core.match[core.nodes[peer]] == core.last_index:
             core.outbox.late.append((peer, codec.Campaign(core.term)))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 DIGEST_EVERY: Final = 64
 """A digest costs much more than a command: the states are compared before each so-manieth entry."""
 
-LATE_S: Final = 0.35
-"""Beyond the TTL, in the leader's time: two slots, a tick of 50 ms, a round, a commit, and the slowest pieces on the
-way of each; guarantee 4 without DNS."""
+LATE_S: Final = 0.7
+"""Beyond the TTL, in the leader's time: two slots, a tick of 50 ms, a round and a commit with the slowest pieces on
+their way, and the 0.3 s that a leader waits for a successor who fell silent in the middle of the hand-over."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

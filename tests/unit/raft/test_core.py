@@ -316,6 +316,27 @@ def test_a_handover_to_a_dead_node_is_given_up():
     assert rig["a"].answers == {b"x": 1}
 
 
+def test_a_handover_to_a_node_without_a_connection_holds_up_no_write():
+    rig = led_by_a()
+    rig.isolate("b")
+    rig["a"].engine.transfer("b")
+    rig.propose("a", b"x")
+    rig.run(0.05)
+    assert rig["a"].answers == {b"x": 1}
+
+
+def test_a_handover_to_a_node_that_falls_silent_holds_up_writes_for_three_heartbeats_only():
+    rig = led_by_a()
+    rig.stopped.add("b")
+    rig.propose("a", b"x")
+    rig.run(0.05)  # so b is one entry behind, and does not answer
+    rig["a"].engine.transfer("b")
+    rig.propose("a", b"y")
+    rig.run(0.5)
+    assert rig.leaders() == ["a"]
+    assert rig["a"].answers == {b"x": 1, b"y": 2}
+
+
 def test_two_that_are_granted_each_others_pre_vote_in_one_pass_do_not_ask_for_ever():
     rig = Rig(3)
     rig.elect("a")
