@@ -274,6 +274,7 @@ def breed(
         registry_class = registry
 
         def start(self) -> None:
+            """With the parts of a mutant."""
             with ExitStack() as stack:
                 for name, part in (parts or {}).items():
                     stack.enter_context(patch.object(member, name, part))
