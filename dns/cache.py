@@ -105,6 +105,14 @@ class AnswerCache:
         if len(entry.replies) == entry.wanted:
             self.ready[key] = entry.ready()
 
+    def put_all(self, key: bytes, view: ServiceView, replies: list[bytes]) -> None:
+        """Remember every rotation of a positive reply at once, at most :data:`ROTATIONS_MAX`; it is ready."""
+        self.worn(key)
+        entry = self._entry(key, view, len(replies))
+        entry.replies = replies
+        self._grow(entry, len(replies) * len(replies[0]))
+        self.ready[key] = entry.ready()
+
     def put_negative(self, key: bytes, view: ServiceView, reply: bytes, opt_bytes: int) -> None:
         """Remember a reply whose last record, but for an OPT of ``opt_bytes``, is the zone's SOA."""
         at = len(reply) - opt_bytes - _SERIAL_FROM_END

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from discovery.dns import codes, wire, zone
-from discovery.dns.cache import AnswerCache
+from discovery.dns.cache import ROTATIONS_MAX, AnswerCache
 from discovery.dns.name import LABEL_BYTES_MAX, NAME_BYTES_MAX, NS_LABELS
 from discovery.dns.service import Addresses, Member, ServiceView, srv
 from discovery.dns.settings import Settings
@@ -122,24 +122,27 @@ class Quick:
         stop = end - len(self._suffix)
         if shape is None or stop < _NAME_AT or rest[stop:end] != self._suffix or end - _NAME_AT > NAME_BYTES_MAX:
             return None
-        labels = _labels(rest, stop)
-        if labels is None:
+        labels = []
+        at = _NAME_AT
+        while at < stop:
+            size = rest[at]
+            past = at + 1 + size
+            labels.append(rest[at + 1 : past])
+            at = past
+            if size > LABEL_BYTES_MAX:
+                return None
+        if at != stop:
             return None
         if is_absent(catalogue, labels):
-            return self._deny(shape, rest, end)
+            reply = self._negative(shape, shape.denied, rest, end)
+            self.denied += reply is not None
+            return reply
         compose = _KINDS.get(len(labels))
         view = catalogue.find(labels[-2], labels[-3]) if compose is not None else None
         if compose is None or view is None or view.external() is not None:
             return None
         reply = compose(self, _Question(rest, end, shape, labels, view, catalogue.origin.settings))
-        if reply is not None:
-            self.answered += 1
-        return reply
-
-    def _deny(self, shape: Shape, rest: bytes, end: int) -> bytes | None:
-        reply = self._negative(shape, shape.denied, rest, end)
-        if reply is not None:
-            self.denied += 1
+        self.answered += reply is not None
         return reply
 
     def _negative(self, shape: Shape, header: bytes, rest: bytes, end: int) -> bytes | None:
@@ -192,9 +195,14 @@ class Quick:
         rest, end, shape = asked.rest, asked.end, asked.shape
         head = _QUESTION_POINTER + _FIXED.pack(shape.rtype, codes.IN, ttl)
         header = _AFTER_ID.pack(shape.flags, 1, len(data), 0, others + (1 if shape.opt else 0))
-        question = rest[_NAME_AT : end + _TYPE_BYTES]
-        reply = b"".join((header, question, head, head.join(data), more, shape.opt))
-        self._cache.put(rest, asked.view, len(data), reply)
+        start = b"".join((header, rest[_NAME_AT : end + _TYPE_BYTES], head))
+        more += shape.opt
+        reply = b"".join((start, head.join(data), more))
+        if len(data) > ROTATIONS_MAX:
+            self._cache.put(rest, asked.view, len(data), reply)
+        else:  # every order at once, the one that is given now last
+            turned = [b"".join((start, head.join(data[at:] + data[:at]), more)) for at in range(1, len(data))]
+            self._cache.put_all(rest, asked.view, [*turned, reply])
         return reply
 
     def _port(self, asked: _Question) -> bytes | None:
@@ -260,20 +268,6 @@ _KINDS: Final[dict[int, Callable[[Quick, _Question], bytes | None]]] = {
 }
 
 
-def _labels(rest: bytes, stop: int) -> list[bytes] | None:
-    """The labels from the name's beginning to ``stop``, if one ends there."""
-    labels = []
-    at = _NAME_AT
-    while at < stop:
-        size = rest[at]
-        past = at + 1 + size
-        labels.append(rest[at + 1 : past])
-        at = past
-        if size > LABEL_BYTES_MAX:
-            return None
-    return labels if at == stop else None
-
-
 def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     """Whether a name surely does not exist, by the grammar of :func:`discovery.dns.name.parse`, in O(1).
 
@@ -283,14 +277,10 @@ def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     ``False`` is no answer: ask the general way.
     """
     count = len(labels)
-    if count == 0 or count > 5:
-        return count > 5
-    if count == 1:
-        return labels[0] not in _BELOW_ZONE
+    if count < 3 or count > 5:
+        return count > 5 or _is_absent_near_apex(catalogue, labels)
     if labels[-1] != b"svc":
-        return tuple(labels) != NS_LABELS
-    if count == 2:
-        return not catalogue.has_namespace(labels[0])
+        return True
     view = catalogue.find(labels[-2], labels[-3])
     if view is None:
         return True
@@ -306,3 +296,12 @@ def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     protocol = labels[1]
     underscores = first.startswith(b"_") and protocol.startswith(b"_")
     return not underscores or first[1:] not in view.ports.get(protocol[1:], ())
+
+
+def _is_absent_near_apex(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
+    """The same for at most two labels."""
+    if len(labels) < 2:
+        return bool(labels) and labels[0] not in _BELOW_ZONE
+    if labels[1] != b"svc":
+        return tuple(labels) != NS_LABELS
+    return not catalogue.has_namespace(labels[0])

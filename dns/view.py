@@ -24,7 +24,7 @@ log: Final = logging.getLogger(__name__)
 
 SLICE_S: Final = 0.001
 RECONNECT_S: Final = 0.05
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 64 * 1024  # from 128 KiB on, malloc would map and unmap memory for every frame
 _BACKLOG_FRAMES: Final = 64  # beyond, the socket is left to wait
 _STEPS_BETWEEN_LOOKS: Final = 8  # changes applied between two looks at the clock
 _OUT_BYTES_MAX: Final = 1024 * 1024

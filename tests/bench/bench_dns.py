@@ -380,9 +380,9 @@ def parts() -> None:
                 for packet in packets:
                     server.datagram(packet)
             print(f"  {kind:22} {_own_us(packets, slots, server.serve_slots):5.2f} us", flush=True)
-        server._cache.put = lambda *rest: None  # type: ignore[method-assign]
+        server._cache.put_all = lambda *rest: None  # type: ignore[method-assign]
         server._cache.clear()
-        fills = {"composed, A": kinds["ready, as asked"]}
+        fills = {"composed, A, 5 orders": kinds["ready, as asked"]}
         for kind, packets in fills.items():
             print(f"  {kind:22} {_own_us(packets, slots, server.serve_slots):5.2f} us", flush=True)
 

@@ -68,6 +68,7 @@ def general(server: Responder, packet: bytes) -> bytes | None:
 def forgetful(server: Responder) -> Responder:
     """Composes every answer anew, so that two servers deal rotations in step."""
     server._cache.put = lambda *rest: None  # type: ignore[method-assign]
+    server._cache.put_all = lambda *rest: None  # type: ignore[method-assign]
     server._cache.put_negative = lambda *rest: None  # type: ignore[method-assign]
     return server
 
@@ -231,6 +232,20 @@ def test_random_case_lowers_the_name_alone() -> None:
         assert reply is not None
         assert reply[12 : 12 + 35] == body[:35]
         assert dnslib.DNSRecord.parse(reply).q.qtype == 65
+
+
+def test_a_set_is_dealt_in_every_order_from_the_first_answer_on() -> None:
+    """Also SRV, whose additional records stay as they are: no offset in them depends on the order."""
+    registry = Registry().put(
+        *(instance("web", f"w{n}", f"10.0.0.{n}", f"fd00::{n}", ports={"http": 80 + n}) for n in range(1, 5))
+    )
+    host = responder(registry)
+    for rtype, name in (("A", WEB), ("AAAA", WEB), ("SRV", f"_http._tcp.{WEB}")):
+        replies = served(host, [question(name, rtype, edns=1232)] * 9)[1:]  # the first one makes the shape known
+        firsts = [answers(reply)[0] for reply in replies]
+        assert firsts[:4] == firsts[4:]
+        assert len(set(firsts)) == 4
+        assert len({repr(content(reply or b"")) for reply in replies}) == 1
 
 
 def test_random_case_costs_no_entry_and_rotates() -> None:
