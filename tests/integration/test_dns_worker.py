@@ -91,6 +91,16 @@ def test_a_change_is_answered_as_soon_as_it_is_acknowledged(node: FeedNode, work
         assert addresses(worker) == {"10.0.0.0", "10.0.0.1", "10.0.0.2"}
 
 
+def test_without_batches_it_does_the_same(node: FeedNode) -> None:
+    with DnsWorker(node.path, settings={"log_level": "warning", "udp_batches": False}) as worker:
+        node.accept()
+        node.sync(records(3))
+        for revision in range(2, 20):
+            node.change(revision, feed.PutInstance(record(revision + 1000)))
+            assert parsed(worker.ask(question(f"web-{revision + 1000}.{WEB}"))).header.rcode == codes.NOERROR
+            assert len(addresses(worker)) == revision + 2
+
+
 def test_before_the_first_sync_it_fails_rather_than_denies(node: FeedNode) -> None:
     with DnsWorker(node.path) as worker:
         assert node.accept().bound, "it joined the port at once"
