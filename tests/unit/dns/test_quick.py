@@ -159,6 +159,17 @@ def test_composed_in_slices_or_in_general_an_answer_has_the_same_bytes(
     assert fast.errors == slow.errors == 0
 
 
+USUAL = [
+    question(name, rtype, edns=edns)
+    for name in (
+        WEB, WEB.replace("web", "db"), WEB.replace("web", "vip"), f"W0.{WEB}", f"same.{WEB}", f"_http._tcp.{WEB}"
+    )
+    for rtype in ("A", "AAAA", "SRV")
+    for edns in (None, 1232)
+]  # fmt: skip
+usual = st.sampled_from(USUAL)
+
+
 def content(reply: bytes) -> object:
     """All of a reply but the order of its records."""
     parsed = dns.message.from_wire(reply, one_rr_per_rrset=True)
@@ -169,7 +180,7 @@ def content(reply: bytes) -> object:
 @settings(max_examples=60, deadline=None)
 @given(
     catalogues,
-    st.lists(st.one_of(packets(), instances, services), min_size=4, max_size=25),
+    st.lists(st.one_of(usual, usual, packets(), instances, services), min_size=8, max_size=25),
 )
 def test_what_is_ready_is_what_would_be_composed_now(registry: Registry, steps: list[object]) -> None:
     """Questions and changes in any order; every question three times, so that the last comes from the cache."""
