@@ -56,8 +56,9 @@ class Core(State):
         """The base class decides; a refusal tells our term, so that a candidate left behind catches up."""
         late = self.outbox.late
         before = len(late)
+        # Whoever asks gets an answer, member by our log or not: our log may be the one that is behind (22).
         self._base_receive(
-            self.nodes[peer],
+            self.peer(peer),
             {
                 "type": "request_vote",
                 "term": message.term,
@@ -69,8 +70,8 @@ class Core(State):
             late.append((peer, ResponseVote(self.term, granted=False)))
 
     def on_response_vote(self, peer: str, message: ResponseVote) -> None:
-        """One vote for each (node, term): a doubled answer must not elect a minority (hazard 11)."""
-        if not message.granted or message.term != self.term or peer in self._voters:
+        """One vote for each (voter, term): a doubled answer must not elect a minority (hazard 11)."""
+        if not message.granted or message.term != self.term or peer in self._voters or peer not in self.voters:
             return
         self._voters.add(peer)
         self._base_receive(self.nodes[peer], {"type": "response_vote", "term": message.term})
@@ -90,7 +91,7 @@ class Core(State):
             raise CorruptData(f"{peer} and this node both lead term {self.term}: a vote was forgotten somewhere")
         self.heard_at = instant.now
         self.election_deadline = instant.now + self._SyncObj__generateRaftTimeout()
-        self._SyncObj__raftLeader = self.nodes[peer]
+        self._SyncObj__raftLeader = self.peer(peer)
         self._SyncObj__setState(FOLLOWER)
 
     def on_append(self, peer: str, message: AppendEntries) -> None:
@@ -154,8 +155,12 @@ class Core(State):
             return
 
     def _extend(self, entries: tuple[Entry, ...]) -> None:
+        moved = False
         for command, index, term in entries:
             self.wal.add(command, index, term)
+            moved = self.electorate.follow(command, index) or moved
+        if moved:
+            self.members_changed()
 
     # -- leader -------------------------------------------------------------------------------------------------
 
@@ -163,9 +168,9 @@ class Core(State):
         """Book an acknowledgement; whether it belongs to this leadership.
 
         One of another term says nothing about entries of this one (hazard 10). What a follower acknowledged in this
-        term it keeps: a reset at or below it is late or a lie (hazard 18).
+        term it keeps: a reset at or below it is late or a lie (hazard 18). Who was removed counts no more (22).
         """
-        if self.state != LEADER or message.term != self.term:
+        if self.state != LEADER or message.term != self.term or not self.is_member(peer):
             return False
         node = self.nodes[peer]
         self.responded[node] = instant.now

@@ -16,6 +16,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from discovery.raft import codec, rounds, seam
+from discovery.raft.configuration import Change, Configuration, founding
+from discovery.raft.configuration import Member as FoundingMember
 from discovery.raft.core import CANDIDATE, LEADER, Core
 from discovery.raft.member import Member
 from discovery.raft.seam import instant
@@ -43,7 +45,7 @@ class Engine(Member):
         self,
         *,
         node_id: str,
-        peers: Sequence[str],
+        peers: Sequence[str] = (),
         wal: Log,
         snapshots: SnapshotStore,
         machine: Machine,
@@ -52,6 +54,8 @@ class Engine(Member):
         random: random_module.Random,
         settings: Settings | None = None,
         core_class: type[Core] = Core,
+        incarnation: str = "",
+        members: Configuration | None = None,
     ) -> None:
         seam.verify_source()
         self._clock, self._random = clock, random
@@ -61,7 +65,9 @@ class Engine(Member):
         self._role: tuple[Role, int, str | None, bool] | None = None
         self._enter()
         self._leaderless_since: float | None = instant.now
-        super().__init__(node_id, peers, wal, snapshots, machine, wall_ms, random, settings or Settings(), core_class)
+        seed = members or founding({node: FoundingMember("", "") for node in (node_id, *peers)})
+        where = (wal, snapshots, machine, wall_ms, random, settings or Settings(), core_class)
+        super().__init__(node_id, incarnation, seed, *where)
         self._log_end = self._core.last_index
 
     # -- events: they only queue ----------------------------------------------------------------------------------
@@ -70,9 +76,21 @@ class Engine(Member):
         """A message of a member, of its present connection only."""
         self._inbox.append((self._deliver, (peer, message)))
 
-    def connected(self, peer: str) -> None:
-        """A stream to and from the peer begins."""
-        self._inbox.append((self._on_connected, (peer,)))
+    def connected(self, peer: str, incarnation: str = "") -> None:
+        """A stream to and from a node of this cluster begins; whether it counts, the configuration says."""
+        self._inbox.append((self._on_connected, (peer, incarnation)))
+
+    def met(self, peer: str, incarnation: str) -> None:
+        """A node with an empty data directory is connected, until ``disconnected`` or ``connected``."""
+        self._inbox.append((self._on_met, (peer, incarnation)))
+
+    def told(self, index: int) -> None:
+        """By the configuration of that index, which others applied, this node was removed."""
+        self._inbox.append((self._on_told, (index,)))
+
+    def change(self, token: Hashable, change: Change) -> None:
+        """Leader only: add or remove a member; answered in ``Output.resolved`` (see :class:`.changes.Changes`)."""
+        self._inbox.append((self._changes.ask, (token, change)))
 
     def disconnected(self, peer: str, hint: bool = True) -> None:
         """The stream ended; ``hint``: the peer's side was closed, its process may be dead."""
@@ -95,7 +113,7 @@ class Engine(Member):
 
     def transfer(self, peer: str) -> None:
         """Leader only: hand leadership to ``peer``; given up after ``transfer_s``."""
-        self._inbox.append((self._on_transfer, (peer,)))
+        self._inbox.append((self._handover.begin, (peer,)))
 
     def job_done(self, job: Job, result: Any) -> None:
         """A job of an output ended with this value (or CorruptData)."""
@@ -161,9 +179,7 @@ class Engine(Member):
             self._reads.next_deadline(),
             self._reads.retry_at(instant.now),
         ]
-        if self._transfer is not None:
-            deadlines.append(self._transfer[1])
-        return min(*deadlines, self._room.next_deadline(instant.now))
+        return min(*deadlines, self._handover.next_deadline(), self._room.next_deadline(instant.now))
 
     def _enter(self) -> None:
         instant.now, instant.source = self._clock(), self._random
@@ -177,7 +193,10 @@ class Engine(Member):
         if core.ready and self._rounds.begin(core.commit):
             self._replication.round = self._rounds.number
         self._finish_rounds()
-        self._hand_over()
+        self._handover.lead()
+        if not self._handover.active:
+            self._changes.lead()
+        self._changes.applied(core.applied)
         self._replication.pump(due=core.append_due)
         core.append_due = False
 
@@ -205,7 +224,7 @@ class Engine(Member):
         for waiter in self._rounds.abort():
             self._refuse(waiter)
         leader = core.leader
-        if leader is None or leader not in core.nodes or core.nodes[leader] not in core.connected:
+        if leader is None or leader not in core.links:
             return
         if self._proposals.idle:
             self._forward(leader)
@@ -249,11 +268,13 @@ class Engine(Member):
         jobs, self._jobs = self._jobs, []
         if not self._saving:  # two jobs never write snapshots at the same time
             jobs += self._incoming.take_jobs()
-        output = Output(early, batch, late, jobs, self._proposals.resolved, self._confirmed, self._reads.readable)
+        resolved = self._proposals.resolved + self._changes.resolved
+        output = Output(early, batch, late, jobs, resolved, self._confirmed, self._reads.readable)
         self._proposals.resolved, self._confirmed, self._reads.readable = [], [], []
+        self._changes.resolved = []
         self._awaiting_sync = True
         # Alone, nobody's acknowledgement wakes us: look again once our own disk has what was added.
-        self._again = self._again or (not core.nodes and core.state == LEADER and core.commit < core.last_index)
+        self._again = self._again or (not core.voters and core.state == LEADER and core.commit < core.last_index)
         self._promised = self.next_deadline()
         return output
 
@@ -288,4 +309,10 @@ class Engine(Member):
             elections=self._prevoting.elections,
             peers=tuple(peers),
             full=self._room.cause,
+            standing=core.standing,
         )
+
+    def members(self) -> tuple[Configuration, Configuration]:
+        """(in effect, applied): the members by the whole log, and by the part of it that is applied."""
+        electorate = self._core.electorate
+        return electorate.active, electorate.at(self._core.applied)

@@ -16,7 +16,10 @@ from typing import Final
 import msgspec
 
 from discovery.errors import ConfigError, CorruptData
+from discovery.raft.configuration import Former, Member
 from discovery.raft.disk import RealDisk
+
+__all__ = ["DataDirectory", "Former", "Identity", "InUse", "Member"]
 
 FORMAT: Final = 1
 _FILE: Final = "identity.json"
@@ -32,15 +35,14 @@ class InUse(ConfigError):
     """Another process has the directory; one that was killed a moment ago may still be at its last fsync."""
 
 
-class Member(msgspec.Struct, frozen=True):
-    """A voter: where its Raft port is (``host:port``) and which incarnation of its data directory counts."""
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The content of ``identity.json``. ``cluster`` is empty and ``members`` too until the cluster is founded.
 
-    raft: str
-    incarnation: str
-
-
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of ``identity.json``. ``cluster`` is empty and ``members`` too until the cluster is founded."""
+    Args:
+        members, former: as this node applied them last; what snapshot and log say goes before them.
+        index: of the log entry that says so, 0 for the founding.
+        told: index of the entry by which, as others told, this node is no member any more; 0: never.
+    """
 
     format: int
     node: str
@@ -48,6 +50,9 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incarnation: str
     cluster: str = ""
     members: dict[str, Member] = {}
+    former: tuple[Former, ...] = ()
+    index: int = 0
+    told: int = 0
 
     @property
     def founded(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from discovery.errors import CorruptData
 from discovery.raft.codec import SnapshotAck, SnapshotChunk
+from discovery.raft.configuration import Configuration
 from discovery.raft.core import Core
 from discovery.raft.packing import NO_OP
 from discovery.raft.types import InstallSnapshot, Job, Log, SnapshotFile, SnapshotReceiver, SnapshotStore
@@ -85,14 +86,19 @@ class Incoming:
         self._receiver, self._identity, self._offset = None, None, 0
         return not isinstance(result, Exception) and job.index > self._core.applied
 
-    def place(self, index: int, term: int) -> None:
-        """Make (index, term) the applied prefix; a log that holds that entry keeps what follows it (hazards 18, 19)."""
+    def place(self, index: int, term: int, members: Configuration | None) -> None:
+        """Make (index, term) the applied prefix; a log that holds that entry keeps what follows it (hazards 18, 19).
+
+        ``members``: as the snapshot has them; what the log still holds behind it goes on counting (hazard 22).
+        """
         core = self._core
         if not holds(core.wal, index, term):
             core.restart_at(index, term)
         core.applied = index
         core._SyncObj__raftCommitIndex = index
         core.wal.setRaftCommitIndex(core.commit)
+        core.electorate.rebuild(members, core.wal, index)
+        core.members_changed()
 
     def acknowledge(self, index: int) -> None:
         """Tell the leader, after the sync of this pass."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from discovery.command import Meta
 from discovery.errors import DiskFull, InvalidInput
 from discovery.raft import codec, packing, rounds
+from discovery.raft.changes import Changes, Handover
+from discovery.raft.configuration import Configuration, Electorate
 from discovery.raft.core import LEADER, Core
 from discovery.raft.install import Incoming, reconcile
 from discovery.raft.prevote import PreVoting
@@ -17,13 +19,12 @@ from discovery.raft.replication import Replication
 from discovery.raft.room import Room
 from discovery.raft.seam import instant
 from discovery.raft.shortage import Shortage
-from discovery.raft.types import InstallSnapshot, Job, Log, Machine, SaveSnapshot, Settings, SnapshotStore
+from discovery.raft.types import InstallSnapshot, Job, Log, Machine, SaveSnapshot, Settings, SnapshotStore, loaded
 
 _APPLY_MAX: Final = 10_000
 """Commands applied in one pass; the rest follows in the next, so that a node far behind still answers its peers."""
-
-_SILENT_PERIODS: Final = 3
-"""A peer that did not answer for so many heartbeats is not waited for."""
+_OF_MEMBERS: Final = (codec.NextIndex, codec.ResponseVote, codec.PreVoteResponse, codec.SnapshotAck)
+"""What counts, so that it counts from members only (hazard 22). A question is answered whoever asks."""
 
 
 class Member:
@@ -32,7 +33,8 @@ class Member:
     def __init__(
         self,
         node_id: str,
-        peers: Sequence[str],
+        incarnation: str,
+        seed: Configuration,
         wal: Log,
         snapshots: SnapshotStore,
         machine: Machine,
@@ -44,37 +46,41 @@ class Member:
         self._settings, self._machine, self._wall_ms = settings, machine, wall_ms
         snapshot = snapshots.latest()
         reconcile(wal, snapshot)
-        self._core = core = core_class(node_id, peers, wal, settings)
+        self._core = core = core_class(node_id, incarnation, Electorate(seed), wal, settings)
         self.before_round: Callable[[], None] | None = None
         self._snapshots = snapshots
         self._incoming = Incoming(core, snapshots)
         self._snapshot_index, self._applied_term = 1, 0
         if snapshot is not None:
-            machine.install(machine.load(snapshot.chunks()))
-            self._incoming.place(snapshot.index, snapshot.term)
+            members, state = loaded(snapshot, machine)
+            machine.install(state)
+            self._incoming.place(snapshot.index, snapshot.term, members)
             self._snapshot_index, self._applied_term = snapshot.index, snapshot.term
+        else:
+            core.electorate.rebuild(None, wal, 0)
+            core.members_changed()
         self._bytes_mark = wal.bytes_written - sum(len(entry[0]) for entry in wal[:] if entry[1] > self._snapshot_index)
         self._saving = False
         self._jobs: list[Job] = []
-        incarnation = random.getrandbits(64)
-        self._proposals = Proposals(incarnation.to_bytes(8, "big"), settings)
+        process = random.getrandbits(64)
+        self._proposals = Proposals(process.to_bytes(8, "big"), settings)
         self._accepted = Accepted(settings)
         self._replication = Replication(core, snapshots, settings)
         self._prevoting = PreVoting(core, settings)
         self._room = Room()
         self._shortage = Shortage(self._room, core, self._prevoting, self._proposals)
         self._rounds = rounds.Rounds(core.majority)
-        self._reads = rounds.Reads(incarnation >> 16)
+        self._reads = rounds.Reads(process >> 16)
         self._confirmed: list[tuple[Hashable, int | Exception]] = []
         self._contact: dict[str, float] = {}
         self._round_seen = (0, 0)
         self._log_clock = packing.LogClock(0, instant.now)
         self._log_moved_at = instant.now
-        self._transfer: tuple[str, float, bool] | None = None
+        self._changes, self._handover = Changes(core, settings), Handover(core, settings)
         self._again = True
-        core.on_elected, core.on_deposed = self._on_elected, self._on_deposed
+        core.on_elected, core.on_deposed, core.on_members = self._on_elected, self._on_deposed, self._on_members
         core.on_pack, core.on_apply = self._on_pack, self._on_apply
-        if not core.nodes:
+        if not core.voters:
             core.election_deadline = instant.now
         self._handlers: dict[type, Callable[[str, Any], None]] = {
             codec.AppendEntries: self._on_append,
@@ -104,7 +110,8 @@ class Member:
 
     def _on_deposed(self) -> None:
         """Nothing survives its leadership: what was taken is refused, what was decided is dropped (hazard 17)."""
-        self._transfer = None
+        self._handover.end()
+        self._changes.deposed()
         for waiter in self._rounds.abort():
             self._refuse(waiter)
         for peer, ids in self._accepted.clear().items():
@@ -113,7 +120,7 @@ class Member:
 
     def _on_pack(self) -> None:
         """Group commit: everything that waits goes into few entries, capped by bytes, in one batch."""
-        if self._transfer is not None:
+        if self._handover.active:
             return
         core, proposals, accepted = self._core, self._proposals, self._accepted
         budget, cap = self._settings.window_bytes, self._settings.entry_bytes - 64 * 1024
@@ -171,26 +178,50 @@ class Member:
 
     def _deliver(self, peer: str, message: codec.RaftMessage) -> None:
         core = self._core
-        node = core.nodes.get(peer)
-        if node is None or node not in core.connected:
+        if peer not in core.links or (type(message) in _OF_MEMBERS and not core.is_member(peer)):
             return
         self._contact[peer] = instant.now
         core.adopt(message.term)
         self._handlers[type(message)](peer, message)
 
-    def _on_connected(self, peer: str) -> None:
+    def _on_connected(self, peer: str, incarnation: str) -> None:
         core = self._core
-        node = core.nodes.get(peer)
-        if node is None:
-            return
-        core._SyncObj__onNodeConnected(node)
-        if core.state == LEADER:
-            self._replication.connected(node)
-        elif core.leader == peer:
+        core.links[peer] = incarnation
+        self._changes.met.pop(peer, None)
+        self._see_members()
+        if core.state != LEADER and core.leader == peer:
             if items := self._proposals.again(core.term):
                 core.outbox.early += [(peer, codec.Propose(core.term, part)) for part in self._parts(items)]
-        elif core.leader is None and core.heard_at < 0 and len(core.connected) + 1 >= core.majority:
+        elif core.leader is None and core.heard_at < 0 and core.voters_near() >= core.majority:
             self._prevoting.hint()  # nobody was heard since the start: do not sit out a whole timeout
+
+    def _see_members(self) -> None:
+        """Of those that have a stream, members count: they are sent to, asked and believed."""
+        core = self._core
+        for peer in core.links:
+            node = core.nodes.get(peer)
+            counted = node is not None and node in core.connected
+            if counted and not core.is_member(peer):
+                core._SyncObj__onNodeDisconnected(node)
+            elif not counted and core.is_member(peer):
+                core._SyncObj__onNodeConnected(node)
+                if core.state == LEADER:
+                    self._replication.connected(node)
+
+    def _on_members(self) -> None:
+        """The log or a snapshot says something else about who counts."""
+        core = self._core
+        self._replication.members_changed()
+        self._changes.members_changed()
+        self._rounds.members_changed(core.voters, core.majority)
+        self._see_members()
+        self._contact = {peer: at for peer, at in self._contact.items() if peer in core.nodes or peer in core.links}
+
+    def _on_told(self, index: int) -> None:
+        self._core.told = max(self._core.told, index)
+
+    def _on_met(self, peer: str, incarnation: str) -> None:
+        self._changes.met[peer] = incarnation
 
     def _parts(self, items: list[codec.Item]) -> list[tuple[codec.Item, ...]]:
         parts: list[list[codec.Item]] = [[]]
@@ -205,10 +236,10 @@ class Member:
 
     def _on_disconnected(self, peer: str, hint: bool) -> None:
         core = self._core
-        node = core.nodes.get(peer)
-        if node is None or node not in core.connected:
+        self._changes.met.pop(peer, None)
+        if core.links.pop(peer, None) is None:
             return
-        core._SyncObj__onNodeDisconnected(node)
+        core._SyncObj__onNodeDisconnected(core.peer(peer))
         self._reads.lost(peer)
         if core.state != LEADER and core.leader == peer and hint:
             # The best detector of a killed process. Only a hint: whoever still hears the leader refuses the pre-vote.
@@ -296,34 +327,7 @@ class Member:
             self._core.forget_leader(peer, term)
 
     def _on_campaign(self, peer: str, message: codec.Campaign) -> None:
-        """The leader of this term hands over: no pre-vote, its other followers still hear it (hazard 24)."""
-        core = self._core
-        if message.term == core.term and core.leader == peer:
-            self._prevoting.campaign()
-
-    # -- transfer of leadership -----------------------------------------------------------------------------------
-
-    def _on_transfer(self, peer: str) -> None:
-        if self._core.ready and peer in self._core.nodes and self._can_take_over(peer):
-            self._transfer = (peer, instant.now + self._settings.transfer_s, False)
-
-    def _can_take_over(self, peer: str) -> bool:
-        """Whether a peer follows closely and answers: while it is waited for nothing is written and nobody evicted."""
-        core, node = self._core, self._core.nodes[peer]
-        silent_s = instant.now - core.responded[node]
-        near = node in core.connected and core.next[node] > core.first_index
-        return near and silent_s <= _SILENT_PERIODS * self._settings.append_period_s
-
-    def _hand_over(self) -> None:
-        if self._transfer is None:
-            return
-        core = self._core
-        peer, until, told = self._transfer
-        if instant.now >= until or not self._can_take_over(peer):
-            self._transfer = None
-        elif not told and core.match[core.nodes[peer]] == core.last_index:
-            core.outbox.late.append((peer, codec.Campaign(core.term)))
-            self._transfer = (peer, until, True)
+        self._handover.on_campaign(peer, message, self._prevoting.campaign)
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 
@@ -335,7 +339,8 @@ class Member:
             return
         self._saving = True
         self._bytes_mark = core.wal.bytes_written
-        self._jobs.append(SaveSnapshot(core.applied, core.term_at(core.applied), self._machine.snapshot()))
+        members = core.electorate.at(core.applied)
+        self._jobs.append(SaveSnapshot(core.applied, core.term_at(core.applied), members, self._machine.snapshot()))
 
     def _snapshot_is_worth_it(self) -> bool:
         """A large state is written again only when as much was logged: the cost stays in proportion to the writes."""
@@ -345,7 +350,7 @@ class Member:
     def _on_job_done(self, job: Job, result: Any) -> None:
         if isinstance(job, InstallSnapshot):
             if self._incoming.finished(job, result):
-                self._install(job, result)
+                self._install(job, *result)
             if isinstance(result, DiskFull):
                 self._room.receive.failed(result.detail, instant.now)
             return
@@ -362,12 +367,13 @@ class Member:
         if index > self._snapshot_index:
             self._snapshot_index = index
             self._core.wal.compact(index)
+            self._core.electorate.compact(index)
 
-    def _install(self, job: InstallSnapshot, state: Any) -> None:
+    def _install(self, job: InstallSnapshot, members: Configuration | None, state: Any) -> None:
         """Hazard 18: only forward. Callers whose commands may be inside get "outcome unknown"."""
         self._room.receive.done()
         self._machine.install(state)
-        self._incoming.place(job.index, job.term)
+        self._incoming.place(job.index, job.term, members)
         self._snapshot_saved(job.index)
         self._applied_term = max(self._applied_term, job.term)
         self._proposals.installed(job.term)

@@ -44,14 +44,15 @@ class PreVoting:
         won, self._won = self._won, False
         if core.state == LEADER or core.election_deadline > instant.now:
             return
-        if self.may_campaign and (won or not core.nodes):
+        may_campaign = self.may_campaign and core.standing == "voter"
+        if may_campaign and (won or not core.voters):
             self.elections += 1
             core.election_deadline = _AT_ONCE
             return
         # A new attempt before the answers of this one could arrive would void them.
         core.election_deadline = instant.now + self._between(self._settings.retry_min_s, self._settings.retry_max_s)
         core.forget_leader(core.leader, core.term)
-        if self.may_campaign and len(core.connected) + 1 >= core.majority:
+        if may_campaign and core.voters_near() >= core.majority:
             self._ask()
 
     def _ask(self) -> None:
@@ -63,7 +64,8 @@ class PreVoting:
         # Every term that was ever seen was adopted, so the next one is above all of them.
         question = PreVote(core.term, core.term + 1, self._attempt, core.last_index, core.wal[-1][2])
         for node in core.connected:
-            core.outbox.early.append((node.id, question))
+            if node.id in core.voters:
+                core.outbox.early.append((node.id, question))
 
     def on_question(self, peer: str, message: PreVote) -> None:
         """Answer; nothing changes here, but that a worse attempt of our own is given up."""
@@ -98,7 +100,7 @@ class PreVoting:
         core = self._core
         if message.attempt != self._attempt or self._term != core.term or core.state == LEADER:
             return
-        if message.granted:
+        if message.granted and peer in core.voters:
             self._granted.add(peer)
             if len(self._granted) + 1 >= core.majority:
                 self.campaign()

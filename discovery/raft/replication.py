@@ -96,6 +96,13 @@ class Replication:
         """A new leadership: nothing is known of anybody."""
         self.flows = {node: Flow(deque()) for node in self._core.nodes.values()}
 
+    def members_changed(self) -> None:
+        """Forget who was removed; nothing is on its way to who was added."""
+        nodes = self._core.nodes.values()
+        same = {id(node) for node in nodes}
+        kept = {node: flow for node, flow in self.flows.items() if id(node) in same}
+        self.flows = {node: kept.get(node) or Flow(deque()) for node in nodes}
+
     def connected(self, node: Node) -> None:
         """A new stream: what was on its way is lost; begin behind what is surely there."""
         core = self._core

@@ -51,6 +51,15 @@ class Rounds:
         self._index = 0
         self.number = 0
 
+    def members_changed(self, voters: frozenset[str], majority: int) -> None:
+        """Other members count from now on.
+
+        That holds for the round in flight too: whoever was elected before it began had a majority of the members
+        before or after one step, and each of those shares a voter with each majority of the members now.
+        """
+        self._answered &= voters
+        self._majority = majority
+
     def wait(self, waiter: Waiter) -> None:
         """Join the next round."""
         self._waiting.append(waiter)

@@ -33,19 +33,19 @@ class Shortage:
         if core.state == LEADER:
             self._name_heir()
         core.step_down()
-        if room.mute and not core.nodes:
+        if room.mute and not core.voters:
             self._take_back()
 
     def _name_heir(self) -> None:
         """Whoever is nearest need not wait for an election timeout. If he cannot either, that ends it as always."""
         core = self._core
-        near = [peer for peer, node in core.nodes.items() if node in core.connected]
+        near = [peer for peer, node in core.nodes.items() if node in core.connected and peer in core.voters]
         if near:
             heir = max(near, key=lambda peer: core.match[core.nodes[peer]])
             core.outbox.early.append((heir, Campaign(core.term)))
 
     def _take_back(self) -> None:
-        """Alone: what did not reach the disk is nowhere else, so it surely was not applied."""
+        """Alone: what did not reach the disk has no other voter, so it surely was not applied."""
         core = self._core
         following = core.durable + 1
         if not core.first_index < following <= core.last_index:

@@ -7,7 +7,7 @@ there too. A property on the subclass wins over the base class's assignments, so
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from pysyncobj import SyncObj, SyncObjConf
@@ -15,8 +15,9 @@ from pysyncobj.node import Node
 
 from discovery.errors import CorruptData
 from discovery.raft.codec import Entry
+from discovery.raft.configuration import Configuration, Electorate, Standing
 from discovery.raft.packing import NO_OP
-from discovery.raft.seam import NoPoller, Outbox
+from discovery.raft.seam import NoPoller, Outbox, instant
 from discovery.raft.types import Log, Settings
 
 FOLLOWER: Final = 0
@@ -59,10 +60,14 @@ class Peer(Node):  # type: ignore[misc]
 class State(SyncObj):  # type: ignore[misc]
     """One member's Raft state. Time is :data:`.seam.instant`, frozen for a pass; messages gather in :attr:`outbox`.
 
-    The owner sets :attr:`on_elected`, :attr:`on_deposed`, :attr:`on_pack` and :attr:`on_apply` before the first tick.
+    The owner sets :attr:`on_elected`, :attr:`on_deposed`, :attr:`on_members`, :attr:`on_pack` and :attr:`on_apply`
+    before the first tick.
+
+    PySyncObj's set of other nodes are the voters: its majorities are counted there. Learners are what it calls
+    read-only nodes. :mod:`.configuration` says who is what.
     """
 
-    def __init__(self, node_id: str, peers: Sequence[str], wal: Log, settings: Settings) -> None:
+    def __init__(self, node_id: str, incarnation: str, electorate: Electorate, wal: Log, settings: Settings) -> None:
         if len(wal) == 0:
             wal.add(NO_OP, 1, 0)
         self.wal = wal
@@ -76,19 +81,84 @@ class State(SyncObj):  # type: ignore[misc]
         self.append_due = False
         self.heard_at = float("-inf")
         self.outbox = Outbox()
-        self.nodes: dict[str, Node] = {peer: Peer(peer) for peer in peers}
+        self.node_id, self.incarnation, self.electorate = node_id, incarnation, electorate
+        self.links: dict[str, str] = {}
+        """Who has a stream to this node, with the incarnation of its data directory: members, and others (22)."""
+        self.told = 0
+        """Index of the configuration by which, as others say, this node is no member any more."""
+        self.nodes: dict[str, Node] = {peer: Peer(peer) for peer in electorate.active.members if peer != node_id}
         self.on_elected: Callable[[], None] = _nothing
+        self.on_members: Callable[[], None] = _nothing
         self.on_deposed: Callable[[], None] = _nothing
         self.on_pack: Callable[[], None] = _nothing
         self.on_apply: Callable[[], None] = _nothing
-        super().__init__(Peer(node_id), list(self.nodes.values()), configuration(settings), transport=self.outbox)
+        super().__init__(Peer(node_id), [], configuration(settings), transport=self.outbox)
         self._poller = NoPoller()
         self._SyncObj__raftLog = wal
         self._built = True
         # Hazard 6: the hint may speak of entries that a crash took.
         self._commit = max(1, min(wal.getRaftCommitIndex(), self.last_index))
         self._voters: set[str] = set()
-        self.majority = (len(self.nodes) + 1) // 2 + 1
+        self._count_members()
+
+    # -- members (hazards 15 and 22) --------------------------------------------------------------------------------
+
+    def members_changed(self) -> None:
+        """What snapshot and log say of the members moved: it is in effect at once, whether committed or not."""
+        known, members = self.nodes, self.electorate.active.members
+        self.nodes = {
+            peer: known[peer] if peer in known and self._counted.get(peer) == member.incarnation else Peer(peer)
+            for peer, member in members.items()
+            if peer != self.node_id
+        }
+        for peer, node in known.items():
+            if self.nodes.get(peer) is not node:  # removed, or the same id with another data directory: forget it
+                self.connected.discard(node)
+                for table in (self.match, self.next, self.responded):
+                    table.pop(node, None)
+        if self.state == LEADER:
+            for node in self.nodes.values():
+                if node not in self.match:
+                    self.match[node], self.next[node] = 0, self.last_index + 1
+                    self.responded[node] = instant.now
+        self._count_members()
+        self.on_members()
+
+    def _count_members(self) -> None:
+        active = self.electorate.active
+        self._counted = {peer: member.incarnation for peer, member in active.members.items()}
+        self.voters = active.voters() - {self.node_id}
+        voting = {self.nodes[peer] for peer in self.voters}
+        self._SyncObj__otherNodes = voting
+        self._SyncObj__readonlyNodes = set(self.nodes.values()) - voting
+        self.majority = (len(self.voters) + 1) // 2 + 1
+
+    @property
+    def standing(self) -> Standing:
+        """What this node is: by its own log, or by what others told of a later configuration."""
+        active = self.electorate.active
+        if self.told > active.index:
+            return "removed"
+        return active.standing(self.node_id, self.incarnation)
+
+    def is_member(self, peer: str) -> bool:
+        """Whether the peer, with the data directory it has, is in the configuration in effect."""
+        return peer in self.nodes and self.links.get(peer) == self._counted[peer]
+
+    def peer(self, peer: str) -> Node:
+        """The peer, member or not."""
+        return self.nodes.get(peer) or Peer(peer)
+
+    def voters_near(self) -> int:
+        """Voters that this node can ask, itself included."""
+        return len(self._SyncObj__otherNodes & self.connected) + 1
+
+    def append_members(self, command: bytes) -> None:
+        """Leader: change who counts; in effect from this very entry on."""
+        index = self.last_index + 1
+        self.wal.add(command, index, self.term)
+        if self.electorate.follow(command, index):
+            self.members_changed()
 
     # -- hard state (hazards 1-3): every assignment in the base class passes through here ---------------------------
 
@@ -259,6 +329,8 @@ class State(SyncObj):  # type: ignore[misc]
             )
         self.wal.deleteEntriesFrom(index - self.first_index)
         self.durable = min(self.durable, index - 1)
+        if self.electorate.cut(index):
+            self.members_changed()
 
     def restart_at(self, index: int, term: int) -> None:
         """Begin the log anew behind a snapshot of (index, term)."""

@@ -22,7 +22,7 @@ end the process at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,8 +30,12 @@ from discovery import limits
 from discovery.command import Meta
 from discovery.errors import DiskFull
 from discovery.raft.codec import RaftMessage
-
-Role = Literal["leader", "candidate", "follower"]
+from discovery.raft.configuration import Change, Configuration, before_state, split
+from discovery.raft.status import DiskStatus as DiskStatus
+from discovery.raft.status import EngineStatus, Role
+from discovery.raft.status import MemberStatus as MemberStatus
+from discovery.raft.status import PeerStatus as PeerStatus
+from discovery.raft.status import RaftStatus as RaftStatus
 
 
 class Machine(Protocol):
@@ -165,10 +169,11 @@ class SnapshotStore(Protocol):
 
 
 class SaveSnapshot(msgspec.Struct, frozen=True, eq=False):
-    """Job: write a snapshot of the state at ``index``."""
+    """Job: write a snapshot of state and members at ``index``."""
 
     index: int
     term: int
+    members: Configuration
     produce: Callable[[], Iterator[bytes]]
 
 
@@ -183,6 +188,12 @@ class InstallSnapshot(msgspec.Struct, frozen=True, eq=False):
 Job = SaveSnapshot | InstallSnapshot
 
 
+def loaded(snapshot: SnapshotFile, machine: Machine) -> tuple[Configuration | None, Any]:
+    """Members (``None``: nothing was changed before it) and state of a snapshot; raises CorruptData."""
+    members, chunks = split(snapshot.chunks())
+    return members, machine.load(chunks)
+
+
 def run_job(job: Job, snapshots: SnapshotStore, machine: Machine) -> Any:
     """Do a job's blocking work (in a thread); its value goes into ``engine.job_done``.
 
@@ -192,10 +203,10 @@ def run_job(job: Job, snapshots: SnapshotStore, machine: Machine) -> Any:
         DiskFull: what was written so far is removed; give the exception to ``engine.job_done``.
     """
     if isinstance(job, InstallSnapshot):
-        return machine.load(job.receiver.commit_sync().chunks())
+        return loaded(job.receiver.commit_sync(), machine)
     writer = snapshots.writer(job.index, job.term)
     try:
-        for chunk in job.produce():
+        for chunk in before_state(job.members, job.produce()):
             writer.append(chunk)
         writer.commit_sync()
     except DiskFull:
@@ -249,87 +260,6 @@ class Settings(msgspec.Struct, frozen=True):
     waiting_bytes_max: int = limits.PROPOSALS_WAITING_BYTES_MAX
 
 
-class PeerStatus(msgspec.Struct, frozen=True):
-    """A peer as this node sees it. ``match`` is known at the leader, ``applied`` and contact where there was one."""
-
-    id: str
-    connected: bool
-    last_contact_s: float | None
-    applied: int | None
-    match: int | None
-
-
-class EngineStatus(msgspec.Struct, frozen=True):
-    """The Raft state of this node.
-
-    Args:
-        leaderless_s: seconds since a leader was last known, 0 when one is.
-        full: why this node has no room to write, empty when it has.
-    """
-
-    node: str
-    role: Role
-    term: int
-    leader: str | None
-    ready: bool
-    commit: int
-    applied: int
-    last_index: int
-    first_index: int
-    snapshot_index: int
-    leaderless_s: float
-    waiting: int
-    elections: int
-    peers: tuple[PeerStatus, ...]
-    full: str = ""
-
-
-class MemberStatus(msgspec.Struct, frozen=True):
-    """A member for people: :class:`PeerStatus` with the addresses that the transport knows."""
-
-    id: str
-    raft: str
-    http: str
-    role: str
-    alive: bool
-    last_contact_ms: int | None
-    applied: int | None
-
-
-class DiskStatus(msgspec.Struct, frozen=True):
-    """The data directory in figures.
-
-    Args:
-        full: why there is no room to write, empty when there is.
-        log_bytes, snapshot_bytes: of the files of the log and of the newest snapshot.
-        syncs, sync_s: batches that were written to the log since the start, and the seconds that took in all.
-        fulls: batches of the log that found no room.
-    """
-
-    full: str = ""
-    log_bytes: int = 0
-    snapshot_bytes: int = 0
-    syncs: int = 0
-    sync_s: float = 0.0
-    fulls: int = 0
-
-
-class RaftStatus(msgspec.Struct, frozen=True):
-    """What the facade tells: :class:`EngineStatus` and all members, this node included."""
-
-    node: str
-    role: str
-    term: int
-    leader: str | None
-    ready: bool
-    commit: int
-    applied: int
-    last_index: int
-    members: tuple[MemberStatus, ...]
-    leaderless_s: float
-    disk: DiskStatus = DiskStatus()
-
-
 class EngineAPI(Protocol):
     """The engine's public methods.
 
@@ -337,9 +267,9 @@ class EngineAPI(Protocol):
 
         Engine(*, node_id: str, peers: Sequence[str], wal: Log, snapshots: SnapshotStore, machine: Machine,
                clock: Callable[[], float], wall_ms: Callable[[], int], random: random.Random,
-               settings: Settings = Settings())
+               settings: Settings = Settings(), incarnation: str = "", members: Configuration | None = None)
 
-    ``peers`` are the *other* members; ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of;
+    ``members`` were founded (or, for tests, are this node and ``peers``): what snapshot and log say goes before them; ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of;
     ``random`` must differ from process to process (it also names this incarnation of the process). It loads the
     newest snapshot (blocking) and raises CorruptData.
 
@@ -352,8 +282,23 @@ class EngineAPI(Protocol):
     def receive(self, peer: str, message: RaftMessage) -> None:
         """A message of a member, of its present connection only."""
 
-    def connected(self, peer: str) -> None:
-        """A stream to and from the peer begins. Loss within it is impossible: who drops a frame closes it."""
+    def connected(self, peer: str, incarnation: str = "") -> None:
+        """A stream to and from a node of this cluster begins. Loss within it is impossible: a dropped frame ends it.
+
+        ``incarnation``: of its data directory; only with the one in the configuration the node counts as a member.
+        """
+
+    def met(self, peer: str, incarnation: str) -> None:
+        """A node with an empty data directory is connected: a learner of that id may be waited for."""
+
+    def told(self, index: int) -> None:
+        """Others have applied a configuration, at ``index``, in which this node is not."""
+
+    def change(self, token: Hashable, change: Change) -> None:
+        """Leader only: add or remove a member; the answer (a :class:`Configuration`) comes in ``Output.resolved``."""
+
+    def members(self) -> tuple[Configuration, Configuration]:
+        """The configurations (in effect, applied)."""
 
     def disconnected(self, peer: str, hint: bool = True) -> None:
         """The stream ended; ``hint``: the peer's side was closed, its process may be dead."""
