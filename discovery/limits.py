@@ -78,6 +78,8 @@ PEER_REQUESTS_MAX: Final = 1024  # unanswered questions of one peer
 PEER_HANDSHAKES_MAX: Final = 32
 PEER_HANDSHAKE_BYTES_MAX: Final = 4096
 PEER_HANDSHAKE_S_MAX: Final = 1.0
+MEMBERSHIP_TIMEOUT_S: Final = 10.0  # a change of members; then 503 or 504
+HANDOVER_TIMEOUT_S: Final = 3.0
 SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024
 
 # HTTP

@@ -16,6 +16,7 @@ from discovery.raft.core import LEADER, Core
 from discovery.raft.seam import instant
 from discovery.raft.types import Settings
 
+
 class Changes:
     """Runs inside the engine's pass. Outcomes gather in :attr:`resolved`."""
 

@@ -197,7 +197,8 @@ def decode_change(payload: bytes) -> Change:
         InvalidInput: the bytes are no change.
     """
     try:
-        return _change.decode(payload)
+        change: Change = _change.decode(payload)
+        return change
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidInput(f"not a change of members: {error}") from error
 

@@ -125,6 +125,8 @@ class Driver:
         self._epochs: dict[str, int] = {}
         self._watchers: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        self.after_pass: Callable[[], None] = _nothing
+        """Called when a pass has ended, with what it wrote on the disk."""
         self.passes = 0
         self._full = False
         self.fulls = 0
@@ -162,10 +164,10 @@ class Driver:
         self._engine.receive(peer, message)
         self._woken.set()
 
-    def connected(self, peer: str) -> None:
-        """A stream to a member begins."""
+    def connected(self, peer: str, incarnation: str = "") -> None:
+        """A stream to a node of this cluster begins."""
         self._epochs[peer] = self._epochs.get(peer, 0) + 1
-        self._engine.connected(peer)
+        self._engine.connected(peer, incarnation)
         self._woken.set()
 
     def disconnected(self, peer: str, hint: bool) -> None:
@@ -201,6 +203,7 @@ class Driver:
             self._engine.synced()
             self._send(output.late, epochs)
         _answer(output)
+        self.after_pass()
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             _resolve(watcher)
@@ -269,6 +272,10 @@ class Driver:
             return
         self._engine.job_done(job, error if error is not None else done.result())
         self._woken.set()
+
+
+def _nothing() -> None:
+    """Nobody asked."""
 
 
 def _frame(message: codec.RaftMessage) -> list[bytes]:

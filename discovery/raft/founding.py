@@ -3,14 +3,14 @@
 Every node that is configured with the same list of ids, sees every one of them connected and *empty*, computes
 the same cluster id from their (id, incarnation) pairs, so no vote is needed. A crash in the middle heals: a
 node that founded tells its members, and an empty node whose own (id, incarnation) stands in that list adopts it. A
-node that is missing there, or there with another incarnation, waits until it is added.
+node that is missing there, or there with another incarnation, waits until it is added (:mod:`.changes`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -25,6 +25,8 @@ class Announced(msgspec.Struct, frozen=True, array_like=True):
         members: (id, incarnation, Raft address), sorted; empty until founded.
         raft, http: its advertised addresses.
         version: of the program.
+        at: index of the log entry by which these are the members, as it has applied; 0: they were founded.
+        learners: ids of the members without a vote.
     """
 
     node: str
@@ -36,10 +38,21 @@ class Announced(msgspec.Struct, frozen=True, array_like=True):
     raft: str
     http: str
     version: str
+    at: int = 0
+    learners: tuple[str, ...] = ()
 
 
-Verdict = Literal["member", "waiting", "stranger"]
-"""``member``: counts. ``waiting``: may still become one (not founded). ``stranger``: refused, with a reason."""
+MEMBERS_BYTES_MAX: Final = 2048
+"""Of the members in an announcement, which must fit into a handshake with everything else."""
+
+Verdict = Literal["member", "outsider", "waiting", "stranger"]
+"""``member``: counts. ``outsider``: of this cluster, but no member as this node knows it; it may be this node that is
+behind, so it is heard, and never counted. ``waiting``: may still become one. ``stranger``: refused, with a reason."""
+
+
+def members_bytes(places: Mapping[str, str]) -> int:
+    """What members of these ids and Raft addresses take at most in an announcement."""
+    return sum(2 * len(node.encode()) + len(place.encode()) + 48 for node, place in places.items())
 
 
 def cluster_id(pairs: Sequence[tuple[str, str]]) -> str:
@@ -76,7 +89,10 @@ def adopt(identity: Identity, peer: Announced) -> Identity | None:
     """The identity after adopting a founded peer's cluster, or ``None`` when this node is not in its list as it is."""
     if identity.founded or not peer.cluster or peer.zone != identity.zone:
         return None
-    members = {node: Member(raft, incarnation) for node, incarnation, raft in peer.members}
+    members = {
+        node: Member(raft, incarnation, role="learner" if node in peer.learners else "voter")
+        for node, incarnation, raft in peer.members
+    }
     own, its = members.get(identity.node), members.get(peer.node)
     if own is None or own.incarnation != identity.incarnation or its is None or its.incarnation != peer.incarnation:
         return None
@@ -89,21 +105,24 @@ def judge(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
         return "stranger", f"{peer.node} serves zone {peer.zone}, this node {identity.zone}"
     if not identity.founded:
         return _judge_while_empty(identity, peer)
+    if peer.cluster and peer.cluster != identity.cluster:
+        return "stranger", f"{peer.node} belongs to cluster {peer.cluster}, this node to {identity.cluster}"
     member = identity.members.get(peer.node)
     if member is None:
-        return "stranger", f"{peer.node} is no member of cluster {identity.cluster}"
-    if member.incarnation != peer.incarnation:
-        return "stranger", f"{peer.node} lost its data directory; remove it from the cluster and add it again"
-    if not peer.cluster:
+        why = f"{peer.node} is no member of cluster {identity.cluster}"
+        return ("outsider", why) if peer.cluster else ("waiting", f"{why}; it must be added first")
+    if member.incarnation and member.incarnation != peer.incarnation:
+        why = f"{peer.node} lost its data directory; remove it from the cluster and add it again"
+        return ("outsider" if peer.cluster else "stranger"), why
+    if not peer.cluster or not member.incarnation:
         return "waiting", f"{peer.node} has not adopted cluster {identity.cluster} yet"
-    if peer.cluster != identity.cluster:
-        return "stranger", f"{peer.node} belongs to cluster {peer.cluster}, this node to {identity.cluster}"
     return "member", ""
 
 
 def _judge_while_empty(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
     if peer.cluster and adopt(identity, peer) is None:
-        return "stranger", f"{peer.node} belongs to a founded cluster, which must add this node first"
+        add = f"discovery members add {identity.node} --raft HOST:PORT --http URL"
+        return "stranger", f"{peer.node} belongs to a founded cluster, which must add this node first: {add}"
     return "waiting", f"{peer.node} is connected, the cluster is not founded yet"
 
 

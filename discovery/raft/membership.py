@@ -12,11 +12,16 @@ from typing import Final
 import msgspec
 
 from discovery.errors import ConfigError
+from discovery.raft.configuration import Configuration, founding
 from discovery.raft.founding import Announced, adopt, found, judge
 from discovery.raft.hello import Refused, decode_announced, encode_announced
-from discovery.raft.identity import DataDirectory, Identity
+from discovery.raft.identity import DataDirectory, Identity, Member
 
 _log: Final = logging.getLogger(__name__)
+REMOVED: Final = (
+    "was removed from the cluster: it neither votes nor takes writes, and its DNS answers grow old. Stop it. To use "
+    "the machine again, empty its data directory, start it, and add it (discovery members add)"
+)
 
 
 class Membership:
@@ -45,21 +50,67 @@ class Membership:
         """What the peers that are connected now said of themselves last."""
         self._reasons: dict[str, str] = {}
         self._places: dict[str, str] = {}
+        self.active = self.seed()
+        self._later: tuple[tuple[str, str, str], ...] = ()
+        self._later_at = 0
+        self.replaced = False
+        """Whether another data directory has this node's id: two of one id must not dial the same peers."""
 
     @property
     def node(self) -> str:
         """Own id."""
         return self.identity.node
 
+    def seed(self) -> Configuration:
+        """The members by the identity: what holds until log or snapshot say something else."""
+        identity = self.identity
+        return msgspec.structs.replace(founding(identity.members), former=identity.former, index=identity.index)
+
+    def follow(self, active: Configuration, applied: Configuration) -> bool:
+        """Snapshot and log say this of the members; whether the identity, to be stored, is another one now.
+
+        Only what is applied goes into the identity: what is merely in the log may be cut again.
+        """
+        before, identity = self.active, self.identity
+        self.active = active
+        if active.index >= self._later_at:
+            self._later = ()
+        self._see(active.members.get(self.node))
+        if active.standing(self.node, identity.incarnation) != before.standing(self.node, identity.incarnation):
+            self._say_standing()
+        if applied.index <= identity.index:
+            return False
+        kept = {"members": applied.members, "former": applied.former, "index": applied.index}
+        self.identity = msgspec.structs.replace(identity, **kept)
+        _log.info("members by entry %d: %s", applied.index, listed(applied.members))
+        return True
+
     @property
-    def others(self) -> list[str]:
-        """Ids of the other members, empty until founded."""
-        return [peer for peer in self.identity.members if peer != self.node]
+    def removed(self) -> bool:
+        """Whether this node was removed, by its own log or by what others told."""
+        identity = self.identity
+        if identity.told > self.active.index:
+            return True
+        return identity.founded and self.active.standing(self.node, identity.incarnation) == "removed"
+
+    def _see(self, own: Member | None) -> None:
+        if own is not None:
+            self.replaced = own.incarnation not in ("", self.identity.incarnation)
+
+    def _say_standing(self) -> None:
+        standing = self.active.standing(self.node, self.identity.incarnation)
+        if self.removed:
+            _log.warning("this node %s", REMOVED)
+        elif standing == "learner":
+            _log.info("this node is a learner: it becomes a voter once it has caught up")
+        elif standing == "voter":
+            _log.info("this node is a voter")
 
     def announcement(self) -> Announced:
         """What to say of this node now."""
         identity = self.identity
         members = tuple((node, member.incarnation, member.raft) for node, member in sorted(identity.members.items()))
+        learners = tuple(node for node, member in sorted(identity.members.items()) if member.role == "learner")
         return Announced(
             identity.node,
             identity.incarnation,
@@ -70,6 +121,8 @@ class Membership:
             self.configured[identity.node],
             self._http,
             self._version,
+            identity.index,
+            learners,
         )
 
     def check_size(self) -> None:
@@ -88,21 +141,39 @@ class Membership:
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """Where to dial each peer: the founded list holds; a configured address that differs is tried after it."""
-        if not self.identity.founded:
+        identity = self.identity
+        if not identity.founded:
             return {peer: (place,) for peer, place in self.configured.items()}
-        return {
-            peer: tuple(dict.fromkeys((member.raft, self.configured.get(peer, member.raft))))
-            for peer, member in self.identity.members.items()
-        }
+        if self.replaced:
+            return {}
+        places = {former.node: former.raft for former in self.active.former}
+        places |= {peer: member.raft for peer, member in identity.members.items()}
+        # A node that is behind may be led by one that its log does not know yet.
+        places |= {peer: raft for peer, _, raft in self._later}
+        places |= {peer: member.raft for peer, member in self.active.members.items()}
+        return {peer: tuple(dict.fromkeys((raft, self.configured.get(peer, raft)))) for peer, raft in places.items()}
+
+    def former(self) -> frozenset[str]:
+        """Peers that are only looked for to tell them that they were removed."""
+        known = {peer for peer, _, _ in self._later}.union(self.identity.members, self.active.members)
+        return frozenset(former.node for former in self.active.former) - known
 
     def raft_of(self, peer: str) -> str:
         """Raft address of a member, as the founded list has it."""
-        member = self.identity.members.get(peer)
+        member = self.active.members.get(peer)
         return member.raft if member is not None else self.configured.get(peer, "")
 
     def http_of(self, peer: str) -> str:
-        """Advertised HTTP address, as the peer told it last; empty before."""
-        return self._http if peer == self.node else self._places.get(peer, "")
+        """Advertised HTTP address, as the peer told it last, else as it was added; empty when neither is known."""
+        if peer == self.node:
+            return self._http
+        member = self.active.members.get(peer)
+        return self._places.get(peer) or ("" if member is None else member.http)
+
+    def role_of(self, peer: str) -> str:
+        """``learner`` or ``voter``."""
+        member = self.active.members.get(peer)
+        return "voter" if member is None else member.role
 
     def hear(self, peer: str, data: bytes | Announced) -> None:
         """A connected peer announced itself (again)."""
@@ -113,7 +184,21 @@ class Membership:
             return
         if announced.node == peer:
             self.announced[peer] = announced
-            self._places[peer] = announced.http
+            if announced.http:
+                self._places[peer] = announced.http
+            self._learn(announced)
+
+    def _learn(self, announced: Announced) -> None:
+        """A node of this cluster that has applied a later configuration says whom to look for, and whether we count."""
+        identity = self.identity
+        if not identity.founded or announced.cluster != identity.cluster or announced.at <= self.active.index:
+            return
+        self._later, self._later_at = announced.members, announced.at
+        own = {incarnation for node, incarnation, _ in announced.members if node == self.node}
+        self.replaced = bool(own - {identity.incarnation, ""})
+        if identity.incarnation not in own and "" not in own and announced.at > identity.told:
+            self.identity = msgspec.structs.replace(identity, told=announced.at)
+            _log.warning("this node %s (says %s)", REMOVED, announced.node)
 
     def forget(self, peer: str) -> None:
         """The connection ended."""
@@ -134,12 +219,12 @@ class Membership:
             return False
         first_write()
         self._directory.store(identity)
-        self.identity = identity
+        self.identity, self.active = identity, founding(identity.members)
         _log.info("member of cluster %s: %s", identity.cluster, listed(identity.members))
         return True
 
     def counts(self, peer: str) -> bool:
-        """Whether a connected peer is a member whose messages count; the reason why not is logged once."""
+        """Whether a connected peer is of this cluster; the reason why it is no member is logged once."""
         verdict, why = judge(self.identity, self.announced[peer])
         if verdict == "member":
             self._reasons.pop(peer, None)
@@ -147,13 +232,13 @@ class Membership:
         if why != self._reasons.get(peer):
             self._reasons[peer] = why
             _log.log(logging.WARNING if verdict == "stranger" else logging.DEBUG, "peer %s", why)
-        return False
+        return verdict == "outsider"
 
     def waiting(self) -> str:
         """What stands in the way of being a member."""
         missing = set(self.configured) - set(self.announced) - {self.node}
         if missing:
-            return f"peers {listed(missing)}, to found the cluster"
+            return f"peers {listed(missing)}, to found the cluster or to be added to theirs"
         return "; ".join(sorted(self._reasons.values())) or "the founding of the cluster"
 
     def warn_of_difference(self) -> None:

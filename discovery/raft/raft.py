@@ -20,24 +20,24 @@ from typing import Any, Final
 import msgspec
 
 from discovery import limits
-from discovery.errors import ConfigError, CorruptData, DiskFull, NotApplied, OutcomeUnknown, RegistryError, Unavailable
-from discovery.raft import codec
+from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, RegistryError, Unavailable
+from discovery.raft import telling
+from discovery.raft.admin import Admin
+from discovery.raft.configuration import Change, Configuration
 from discovery.raft.driver import Driver, end_process
 from discovery.raft.engine import Engine
-from discovery.raft.founding import Announced
-from discovery.raft.hello import SECRET_BYTES_MIN, encode_announced
+from discovery.raft.hello import SECRET_BYTES_MIN
 from discovery.raft.identity import DataDirectory
-from discovery.raft.membership import Membership, listed
-from discovery.raft.rpc import Handler, Rpc
+from discovery.raft.membership import REMOVED, Membership, listed
+from discovery.raft.peers import Peers
+from discovery.raft.rpc import Handler
 from discovery.raft.snapshots import SnapshotStore
-from discovery.raft.transport import Transport
-from discovery.raft.types import DiskStatus, Machine, MemberStatus, PeerStatus, RaftStatus, Settings
+from discovery.raft.types import Machine, RaftStatus, Settings
 from discovery.raft.wal import Wal
 
 _log: Final = logging.getLogger(__name__)
-_ANNOUNCE: Final = "raft.announce"
-_RETRY_S: Final = 1.0
-GRACE_S: Final = 0.25  # the engine answers in its time, if passes end; beyond this the facade: a disk may stand still
+GRACE_S: Final = 0.25
+"""The engine answers in its time, if passes end; beyond this the facade does: a disk may stand still."""
 
 
 class RaftConfig(msgspec.Struct, frozen=True):
@@ -105,13 +105,10 @@ class Raft:
         self._members = Membership(self._directory, identity, configured, http=config.http, version=config.version)
         self._members.check_size()
         self._members.warn_of_difference()
-        self._transport = Transport(
-            config.node, self, self._members.announcement, self._members.addresses(), config.secret
-        )
-        self._rpc = Rpc(config.node, self._send)
+        self._peers = Peers(self._members, self._directory, config.secret, self._wal.begin, self._begin, self._fatal)
         self._engine: Engine | None = None
         self._driver: Driver | None = None
-        self._counted: set[str] = set()
+        self.admin = Admin(self)
         self._calls: set[asyncio.Future[Any]] = set()
         self._before_round: Callable[[], None] | None = None
         self._made_at = time.monotonic()
@@ -126,20 +123,18 @@ class Raft:
         """
         for sock in sockets:
             _check_socket(sock, self._config.secret)
-        await self._transport.start(sockets)
-        if self._members.identity.founded:
-            self._begin()
-        else:
-            self._consider()
+        await self._peers.transport.start(sockets)
+        self._peers.begin()
 
     async def stop(self) -> None:
         """Hand leadership over if there is somebody to take it, then end; pending calls get "outcome unknown"."""
         if self._driver is not None:
-            await self._hand_over()
-        self._rpc.close()
-        await self._transport.stop()
+            await self.hand_over()
+        self._peers.rpc.close()
+        await self._peers.transport.stop()
         if self._driver is not None:
             await self._driver.stop()
+        await self._peers.kept()
         for future in tuple(self._calls):
             if not future.done():
                 future.set_exception(OutcomeUnknown("the node stopped before the answer"))
@@ -173,7 +168,8 @@ class Raft:
             NotApplied: this node does not lead, or no longer, or could not know it within HEARTBEAT_TIMEOUT_S.
         """
         engine, driver = self._running()
-        with self._call(limits.HEARTBEAT_TIMEOUT_S, NotApplied, "leadership was not confirmed in time") as future:
+        late = "leadership was not confirmed in time"
+        with self._call(limits.HEARTBEAT_TIMEOUT_S, NotApplied, late) as future:
             engine.confirm(future)
             driver.wake()
             term: int = await future
@@ -194,11 +190,11 @@ class Raft:
 
     def request(self, peer: str, kind: str, payload: bytes, timeout_s: float) -> asyncio.Future[bytes]:
         """Ask a member now, await the answer; see :meth:`.rpc.Rpc.request`."""
-        return self._rpc.request(peer, kind, payload, timeout_s)
+        return self._peers.rpc.request(peer, kind, payload, timeout_s)
 
     def on_request(self, kind: str, handler: Handler) -> None:
         """Answer members' questions of this kind; see :data:`.rpc.Handler`."""
-        self._rpc.on_request(kind, handler)
+        self._peers.rpc.on_request(kind, handler)
 
     def before_round(self, callback: Callable[[], None]) -> None:
         """``callback`` runs before this node answers a leader's round: what it asks stands before the answer."""
@@ -211,6 +207,45 @@ class Raft:
         engine, driver = self._running()
         engine.transfer(peer)
         driver.wake()
+
+    async def hand_over(self, peer: str | None = None) -> str | None:
+        """Give leadership away and wait until it is taken: the heir may need this node's vote.
+
+        Args:
+            peer: the voter to lead; ``None``: who is furthest.
+
+        Returns:
+            The other node that leads now; ``None``: nobody took over within ``transfer_s``.
+        """
+        engine, driver = self._running()
+        status = engine.status()
+        able = [one for one in status.peers if self._members.role_of(one.id) == "voter" and one.connected]
+        heir = max((one for one in able if peer in (None, one.id)), key=lambda one: one.match or 0, default=None)
+        if status.role != "leader" or heir is None:
+            return None
+        engine.transfer(heir.id)
+        driver.wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.settings.transfer_s):
+                while heir.id in self._peers.counted and engine.status().leader in (None, self.node):
+                    await driver.next_pass()
+        leader = engine.status().leader
+        return None if leader == self.node else leader
+
+    async def change(self, change: Change, timeout_s: float) -> Configuration:
+        """At the leader: add or remove a member; returns once that is applied here.
+
+        Raises:
+            NotApplied: this node does not lead, or another change is under way.
+            Conflict, NotFound: see :class:`.configuration.Configuration`.
+            OutcomeUnknown: it is in the log, and may be committed or not.
+        """
+        engine, driver = self._running()
+        with self._call(timeout_s, OutcomeUnknown, "the change was not committed within the time given") as future:
+            engine.change(future, change)
+            driver.wake()
+            members: Configuration = await future
+            return members
 
     # -- what is told -------------------------------------------------------------------------------------------------
 
@@ -231,105 +266,28 @@ class Raft:
 
     def waiting(self) -> str:
         """What this node waits for before it can take part, or an empty text."""
+        if self._members.removed:
+            return f"nothing: it {REMOVED}"
         if self._engine is not None:
-            return "" if self._engine.status().leader else f"a leader (connected: {listed(self._counted)})"
+            return "" if self._engine.status().leader else f"a leader (connected: {listed(self._peers.counted)})"
         return self._members.waiting()
 
     def status(self) -> RaftStatus:
         """Role, term, indices and all members as this node sees them."""
-        engine, driver = self._engine, self._driver
-        if engine is None or driver is None:
-            heard, all_of_them = self._members.announced, sorted(self._members.configured)
-            silent = (PeerStatus(peer, peer in heard, None, None, None) for peer in all_of_them)
-            members = tuple(self._member(peer, None) for peer in silent)
-            return RaftStatus(self.node, "follower", 0, None, False, 0, 0, 0, members, time.monotonic() - self._made_at)
-        status = engine.status()
-        own = PeerStatus(self.node, True, 0.0, status.applied, status.last_index)
-        who = (status.node, status.role, status.term, status.leader, status.ready)
-        reached = (status.commit, status.applied, status.last_index)
-        peers = sorted((own, *status.peers), key=lambda peer: peer.id)
-        members = tuple(self._member(peer, status.leader) for peer in peers)
-        sizes = (self._wal.bytes_retained, self._snapshots.latest_bytes)
-        disk = DiskStatus(status.full, *sizes, driver.syncs, driver.sync_s, driver.fulls)
-        return RaftStatus(*who, *reached, members, status.leaderless_s, disk)
-
-    def _member(self, peer: PeerStatus, leader: str | None) -> MemberStatus:
-        return MemberStatus(
-            id=peer.id,
-            raft=self._members.raft_of(peer.id),
-            http=self._members.http_of(peer.id),
-            role="leader" if peer.id == leader else "follower",
-            alive=peer.connected or peer.id == self.node,
-            last_contact_ms=None if peer.last_contact_s is None else int(peer.last_contact_s * 1000),
-            applied=peer.applied,
-        )
-
-    # -- the transport's events ---------------------------------------------------------------------------------------
-
-    def peer_connected(self, peer: str, announced: Announced) -> None:
-        """A stream begins; whether the peer counts is judged by what it announced."""
-        _log.info("peer %s is connected (version %s)", peer, announced.version)
-        self._members.hear(peer, announced)
-        self._announce(peer)  # the handshake may have begun before this node became a member
-        self._consider()
-
-    def peer_disconnected(self, peer: str, hint: bool) -> None:
-        """A stream ended."""
-        _log.info("peer %s is disconnected", peer)
-        self._members.forget(peer)
-        self._rpc.disconnected(peer)
-        if peer in self._counted and self._driver is not None:
-            self._counted.discard(peer)
-            self._driver.disconnected(peer, hint)
-
-    def peer_message(self, peer: str, message: codec.Message) -> None:
-        """A message; only what members say reaches engine and registry."""
-        if isinstance(message, codec.AppRequest) and message.kind == _ANNOUNCE:
-            self._members.hear(peer, message.payload)
-            self._consider()
-        elif peer not in self._counted or self._driver is None:
-            return
-        elif isinstance(message, codec.AppRequest | codec.AppResponse):
-            self._rpc.message(peer, message)
-        else:
-            self._driver.receive(peer, message)
-
-    def _consider(self) -> None:
-        """Something was announced: become a member if that is right now, and judge everyone anew."""
-        try:
-            became = self._members.settle(self._wal.begin)
-        except DiskFull as error:
-            _log.error("the founding waits for room: %s", error.detail)
-            asyncio.get_running_loop().call_later(_RETRY_S, self._consider)
-            return
-        except (OSError, CorruptData) as error:
-            self._fatal("the founding cannot be written", error)
-            return
-        if became:
-            for peer, places in self._members.addresses().items():
-                if peer != self.node:
-                    self._transport.add_peer(peer, places)
-            self._begin()
-            for peer in self._members.announced:
-                self._announce(peer)
-        for peer in self._members.announced:
-            if peer not in self._counted and self._members.counts(peer) and self._driver is not None:
-                self._counted.add(peer)
-                self._driver.connected(peer)
-
-    def _announce(self, peer: str) -> None:
-        """Before anything else of Raft is said on the stream: the peer takes it from a member only."""
-        if self._members.identity.founded:
-            told = encode_announced(self._members.announcement())
-            self._send(peer, codec.AppRequest(0, _ANNOUNCE, told))
+        if self._engine is None:
+            return telling.before_founding(self._members, time.monotonic() - self._made_at)
+        full = self._engine.status().full
+        disk = telling.disk_status(full, self._wal, self._snapshots, self._driver)
+        return telling.status(self._engine, self._members, disk)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _begin(self) -> tuple[Engine, Driver]:
         seed = int.from_bytes(random.SystemRandom().randbytes(16), "big")
-        self._engine = Engine(
+        self._engine = engine = Engine(
             node_id=self.node,
-            peers=self._members.others,
+            incarnation=self._members.identity.incarnation,
+            members=self._members.seed(),
             wal=self._wal,
             snapshots=self._snapshots,
             machine=self._machine,
@@ -338,11 +296,10 @@ class Raft:
             random=random.Random(seed),  # noqa: S311 - spreads election timeouts
             settings=self._config.settings,
         )
-        self._engine.before_round = self._before_round
-        self._driver = Driver(
-            self._engine, self._wal, self._snapshots, self._machine, self._transport, fatal=self._fatal
-        )
-        self._driver.start()
+        engine.before_round = self._before_round
+        stream = self._peers.transport
+        self._driver = Driver(engine, self._wal, self._snapshots, self._machine, stream, fatal=self._fatal)
+        return engine, self._driver
 
     def _running(self) -> tuple[Engine, Driver]:
         if self._engine is None or self._driver is None:
@@ -361,24 +318,6 @@ class Raft:
         finally:
             timer.cancel()
             self._calls.discard(future)
-
-    def _send(self, peer: str, message: codec.AppRequest | codec.AppResponse) -> bool:
-        return self._transport.send(peer, [codec.frame(codec.encode(message))])
-
-    async def _hand_over(self) -> None:
-        """Give leadership to the member that is furthest, and wait until it leads: it may need this node's vote."""
-        engine, driver = self._running()
-        status = engine.status()
-        able = [peer for peer in status.peers if peer.id in self._counted and peer.match is not None]
-        if status.role != "leader" or not able:
-            return
-        heir = max(able, key=lambda peer: peer.match or 0).id
-        engine.transfer(heir)
-        driver.wake()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.settings.transfer_s):
-                while heir in self._counted and engine.status().leader in (None, self.node):
-                    await driver.next_pass()
 
 
 def _give_up(future: asyncio.Future[Any], error: type[RegistryError], late: str) -> None:

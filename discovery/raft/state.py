@@ -15,7 +15,7 @@ from pysyncobj.node import Node
 
 from discovery.errors import CorruptData
 from discovery.raft.codec import Entry
-from discovery.raft.configuration import Configuration, Electorate, Standing
+from discovery.raft.configuration import Electorate, Standing
 from discovery.raft.packing import NO_OP
 from discovery.raft.seam import NoPoller, Outbox, instant
 from discovery.raft.types import Log, Settings

@@ -13,7 +13,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from discovery import limits
@@ -25,6 +25,7 @@ from discovery.raft.hello import NONCE_BYTES, Dialer, Listener
 _log: Final = logging.getLogger(__name__)
 _DIAL_S: Final = 1.0
 _REDIAL_S: Final = (0.05, 0.2)
+_RARELY_S: Final = (2.0, 4.0)
 _COMPLAIN_EVERY_S: Final = 10.0
 
 
@@ -66,7 +67,8 @@ class Transport:
         self._secret = secret
         self._connections: dict[str, Connection] = {}
         self._handshakes: dict[Connection, None] = {}
-        self._dialers: list[asyncio.Task[None]] = []
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._rarely: frozenset[str] = frozenset()
         self._servers: list[asyncio.Server] = []
         self._complained: dict[str, float] = {}
         self._started = False
@@ -98,14 +100,31 @@ class Transport:
         if self._started and not known:
             self._dial_for_ever(peer)
 
+    def set_peers(self, addresses: Mapping[str, Sequence[str]], rarely: Collection[str] = ()) -> None:
+        """Know these peers and no others; those in ``rarely`` are dialed only now and then."""
+        for peer in set(self._addresses) - set(addresses):
+            del self._addresses[peer]
+            dialer = self._dialers.pop(peer, None)
+            if dialer is not None:
+                dialer.cancel()
+            connection = self._connections.pop(peer, None)
+            if connection is not None:
+                connection.close()
+                self._events.peer_disconnected(peer, hint=False)
+        self._rarely = frozenset(rarely)
+        for peer, places in addresses.items():
+            if peer != self._node:
+                self.add_peer(peer, places)
+
     async def stop(self) -> None:
         """Close everything; what was given to the kernel is still delivered."""
         self._stopping = True
         for server in self._servers:
             server.close()
-        for task in self._dialers:
+        dialers = tuple(self._dialers.values())
+        for task in dialers:
             task.cancel()
-        await asyncio.gather(*self._dialers, return_exceptions=True)
+        await asyncio.gather(*dialers, return_exceptions=True)
         ends = [connection.closed for connection in (*self._connections.values(), *self._handshakes)]
         for connection in (*self._connections.values(), *self._handshakes):
             connection.close()
@@ -181,7 +200,7 @@ class Transport:
         """Of two nodes the lesser id dials, so that there is one connection a pair."""
         if self._node < peer:
             task = asyncio.get_running_loop().create_task(self._keep_dialing(peer), name=f"dial {peer}")
-            self._dialers.append(task)
+            self._dialers[peer] = task
 
     async def _keep_dialing(self, peer: str) -> None:
         """Dial for ever; names are resolved again at each attempt, by the loop's threads."""
@@ -192,7 +211,8 @@ class Transport:
             if connection is not None:
                 await asyncio.shield(connection.closed)
             attempt += 1
-            await asyncio.sleep(random.uniform(*_REDIAL_S))  # noqa: S311 - spreads attempts, protects nothing
+            wait = _RARELY_S if peer in self._rarely else _REDIAL_S
+            await asyncio.sleep(random.uniform(*wait))  # noqa: S311 - spreads attempts, protects nothing
 
     async def _dial(self, peer: str, place: str) -> Connection | None:
         host, _, port = place.rpartition(":")

@@ -32,10 +32,11 @@ from discovery.errors import DiskFull
 from discovery.raft.codec import RaftMessage
 from discovery.raft.configuration import Change, Configuration, before_state, split
 from discovery.raft.status import DiskStatus as DiskStatus
-from discovery.raft.status import EngineStatus, Role
+from discovery.raft.status import EngineStatus as EngineStatus
 from discovery.raft.status import MemberStatus as MemberStatus
 from discovery.raft.status import PeerStatus as PeerStatus
 from discovery.raft.status import RaftStatus as RaftStatus
+from discovery.raft.status import Role as Role
 
 
 class Machine(Protocol):
@@ -269,7 +270,8 @@ class EngineAPI(Protocol):
                clock: Callable[[], float], wall_ms: Callable[[], int], random: random.Random,
                settings: Settings = Settings(), incarnation: str = "", members: Configuration | None = None)
 
-    ``members`` were founded (or, for tests, are this node and ``peers``): what snapshot and log say goes before them; ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of;
+    ``members`` were founded (or, for tests, are this node and ``peers``): what snapshot and log say goes before them.
+    ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of;
     ``random`` must differ from process to process (it also names this incarnation of the process). It loads the
     newest snapshot (blocking) and raises CorruptData.
 

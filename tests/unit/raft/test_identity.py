@@ -111,8 +111,10 @@ def test_a_list_told_by_one_who_is_not_in_it_is_not_adopted(founded):
         ({"cluster": ""}, "waiting"),
         ({"cluster": "f" * 32}, "stranger"),
         ({"zone": "other.example"}, "stranger"),
-        ({"node": "n9"}, "stranger"),
-        ({"incarnation": "other"}, "stranger"),
+        ({"node": "n9"}, "outsider"),
+        ({"node": "n9", "cluster": ""}, "waiting"),
+        ({"incarnation": "other"}, "outsider"),
+        ({"incarnation": "other", "cluster": ""}, "stranger"),
     ],
 )
 def test_only_a_member_of_the_same_cluster_counts(founded, change, verdict):
