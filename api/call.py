@@ -23,6 +23,7 @@ from discovery.api import codec
 from discovery.api.problem import BadRequest, ExpectationFailed, RequestTimeout
 from discovery.api.server import Connection
 from discovery.command import Command, Idempotency, TxnDone, Written
+from discovery.consensus import Consensus
 from discovery.errors import Overloaded, RegistryError, TooLarge
 from discovery.heartbeats import Heartbeats
 from discovery.metrics import Node
@@ -79,6 +80,9 @@ class Registry(Node, Protocol):
 
     def readiness(self) -> Sequence[Problem]:
         """What keeps this node from being ready."""
+
+    def consensus(self) -> Consensus:
+        """Raft, for who changes its members; raises NotApplied before it is there."""
 
 
 class Sender(Protocol):

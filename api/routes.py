@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from discovery import limits
-from discovery.api import instance, kv, lease, operate, service, snapshot
+from discovery.api import instance, kv, lease, members, operate, service, snapshot
 from discovery.api.paging import PAGE_QUERY
 from discovery.api.route import Endpoint, Route
 
@@ -83,6 +83,9 @@ ROUTES: Final = (
     Route("txn", "/api/v1/txn", {"POST": Endpoint(kv.transact, "write", body_max=limits.HTTP_BATCH_BYTES_MAX)}),
     Route("events", "/api/v1/events", {"GET": Endpoint(operate.events, "read", operate.EVENTS_QUERY)}),
     Route("cluster", "/api/v1/cluster", {"GET": Endpoint(operate.cluster, "read")}),
+    Route("members", "/api/v1/cluster/members", {"POST": Endpoint(members.add, "write", body_max=_JSON)}),
+    Route("member", "/api/v1/cluster/members/{id}", {"DELETE": Endpoint(members.remove, "write")}),
+    Route("leader", "/api/v1/cluster/leader", {"POST": Endpoint(members.lead, "write", body_max=_JSON)}),
     Route(
         "snapshot",
         "/api/v1/snapshot",

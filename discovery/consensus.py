@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from discovery.leases import LeaseClock, Lessor
+from discovery.raft.admin import Admin
 from discovery.raft.types import RaftStatus
 
 logger: Final = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ class Consensus(Protocol):
 
     def status(self) -> RaftStatus:
         """The cluster as this node sees it."""
+
+    @property
+    def admin(self) -> Admin:
+        """Members added and removed, leadership handed over."""
 
 
 class Leadership:

@@ -31,6 +31,9 @@ class Problem(msgspec.Struct, frozen=True):
 def problems(status: RaftStatus, founded: bool, workers_behind: Sequence[str]) -> list[Problem]:
     """Everything that keeps a node from being ready (CONTRACT section 2, Operating)."""
     found = []
+    if status.standing == "removed":
+        how = "stop it; to use it again, empty its data directory, start it and add it (discovery members add)"
+        found.append(Problem("member", f"this node was removed from the cluster: {how}", ALL))
     if status.leader is None:
         found.append(Problem("leader", "no leader is known", frozenset({"reads", "writes"})))
     elif status.leader == status.node and not status.ready:
@@ -92,10 +95,11 @@ class Freshness:
 def _stale_s(status: RaftStatus) -> float:
     if status.leader is None:
         return status.leaderless_s
-    contacts = {member.id: member.last_contact_ms for member in status.members if member.id != status.node}
+    voters = [member for member in status.members if member.role != "learner"]
+    contacts = {member.id: member.last_contact_ms for member in voters if member.id != status.node}
     if status.leader != status.node:
         return (contacts.get(status.leader) or 0) / 1000
     heard = sorted(float("inf") if contact is None else contact for contact in contacts.values())
-    needed = len(status.members) // 2  # peers that make a majority with this node
+    needed = len(voters) // 2  # peers that make a majority with this node
     oldest = heard[needed - 1] if needed else 0.0
     return 0.0 if oldest == float("inf") else oldest / 1000

@@ -228,7 +228,7 @@ class Registry:
         command = encode(Found(self._history()))
         while self.lead.ready and self.lead.term == term and not self.store.history:
             try:
-                await self._consensus().propose(command, limits.WRITE_TIMEOUT_S, term)
+                await self.consensus().propose(command, limits.WRITE_TIMEOUT_S, term)
             except RegistryError as error:
                 logger.info("the history is not founded yet: %s", error.detail)
                 await asyncio.sleep(FOUND_RETRY_S)
@@ -260,7 +260,7 @@ class Registry:
         data = encode(command, idempotency, actor)
         if len(data) > limits.COMMAND_BYTES_MAX:
             raise TooLarge(f"the command has {len(data)} bytes, at most {limits.COMMAND_BYTES_MAX} are allowed")
-        result = await self._consensus().propose(data, timeout_s)
+        result = await self.consensus().propose(data, timeout_s)
         if isinstance(result, Failure):
             fields = (FieldError(result.field, result.rule),) if result.field else ()
             raise from_code(result.code, result.detail, fields)
@@ -279,7 +279,7 @@ class Registry:
         dns = result.dns if isinstance(result, Written) else 0
         if not cluster:
             return await self._served(dns), []
-        others = [member.id for member in self._consensus().status().members if member.id != self.node_id]
+        others = [member.id for member in self.consensus().status().members if member.id != self.node_id]
         local, *remote = await asyncio.gather(
             self._served(dns), *(self._visible_at(node, result.revision, dns) for node in others)
         )
@@ -291,7 +291,7 @@ class Registry:
     async def _visible_at(self, node: str, revision: int, dns: int) -> bool:
         payload = _encoder.encode([revision, dns])
         try:
-            answer = await self._consensus().request(node, _VISIBLE, payload, limits.VISIBLE_TIMEOUT_S)
+            answer = await self.consensus().request(node, _VISIBLE, payload, limits.VISIBLE_TIMEOUT_S)
         except RegistryError:
             return False
         return answer == _YES
@@ -355,7 +355,7 @@ class Registry:
             return dict.fromkeys(lease_ids)
         payload = _encoder.encode(list(lease_ids))
         try:
-            answer = await self._consensus().request(leader, _REMAINING, payload, limits.REMAINING_TIMEOUT_S)
+            answer = await self.consensus().request(leader, _REMAINING, payload, limits.REMAINING_TIMEOUT_S)
             return dict(zip(lease_ids, _millis.decode(answer), strict=True))
         except (RegistryError, msgspec.MsgspecError, ValueError):
             return dict.fromkeys(lease_ids)
@@ -378,7 +378,7 @@ class Registry:
 
     async def barrier(self) -> None:
         """Wait until local reads show all that was acknowledged before this call. Raises Unavailable."""
-        await self._consensus().read_barrier(limits.BARRIER_TIMEOUT_S)
+        await self.consensus().read_barrier(limits.BARRIER_TIMEOUT_S)
 
     def staleness_ms(self) -> int:
         """How old the local state may be: time since this node heard from the leader, or since it last knew one."""
@@ -386,13 +386,14 @@ class Registry:
 
     def status(self) -> RaftStatus:
         """The cluster as this node sees it."""
-        return self._consensus().status()
+        return self.consensus().status()
 
     def readiness(self) -> list[Problem]:
         """What keeps this node from being ready, each with what it keeps it from; empty: ready."""
         return problems(self.status(), bool(self.store.history), self.hub.behind())
 
-    def _consensus(self) -> Consensus:
+    def consensus(self) -> Consensus:
+        """Raft, for who changes its members; raises NotApplied before it is there."""
         if self._raft is None:
             raise NotApplied("the node is starting")
         return self._raft

@@ -1,23 +1,89 @@
-"""``members``, ``leader`` and ``status``: the cluster as one of its nodes sees it."""
+"""``members``, ``leader`` and ``status``: the cluster as one of its nodes sees it, and how it is changed."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import click
 
 from discovery.cli import client, options, output
 from discovery.cli.client import Client, Unreachable
 
-PATH = client.API + "cluster"
+PATH: Final = client.API + "cluster"
+LOOK_S: Final = 0.2
 
 
-@click.command()
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  discovery members
+  discovery members add n4 --raft 10.0.0.4:8300 --http http://10.0.0.4:8500
+  discovery members remove n2
+To replace a node whose disk was lost: remove it, start it on an empty data directory
+with the same id and --peer for the others, add it.""",
+)
 @options.client
-def members(as_json: bool, **connection: Any) -> None:
-    """List the members of the cluster."""
+@click.pass_context
+def members(context: click.Context, /, as_json: bool, **connection: Any) -> None:
+    """List the members of the cluster; add or remove one."""
+    if context.invoked_subcommand is None:
+        _list(as_json, connection)
+
+
+@members.command()
+@click.argument("id")
+@click.option("--raft", required=True, metavar="HOST:PORT", help="Where its Raft port is, for the others")
+@click.option("--http", default="", metavar="URL", help="Where its API is")
+@click.option(
+    "--wait", "wait_s", type=options.Duration(), default=60.0, show_default=True, metavar="S",
+    help="How long to wait until it votes; 0: not at all",
+)  # fmt: skip
+@options.client
+def add(id: str, raft: str, http: str, wait_s: float, as_json: bool, **connection: Any) -> None:
+    """Add a node. It learns all there is first, and then votes; adding it costs no quorum.
+
+    Start the node on an empty data directory with --peer for the members there are: it waits until it is added.
+    """
+    body = options.ask("POST", f"{PATH}/members", {"id": id, "raft": raft, "http": http}, **connection).json()
+    deadline = time.monotonic() + wait_s
+    while _role(body, id) in (None, "learner") and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+        body = options.ask("GET", PATH, **connection).json()
+    if as_json:
+        output.show_json({"members": body["members"]})
+    elif _role(body, id) in (None, "learner"):
+        click.echo(f"{id} is added; it votes once it is started, connected and has caught up")
+    else:
+        click.echo(f"{id} is a member and votes")
+    if wait_s and _role(body, id) in (None, "learner"):
+        sys.exit(1)
+
+
+def _role(body: Mapping[str, Any], id: str) -> str | None:
+    return next((str(member["role"]) for member in body["members"] if member["id"] == id), None)
+
+
+@members.command()
+@click.argument("id")
+@options.client
+def remove(id: str, as_json: bool, **connection: Any) -> None:
+    """Remove a node; one that leads hands its leadership over first.
+
+    Its data directory may not be used again before it was emptied.
+    """
+    options.ask("DELETE", f"{PATH}/members/{quote(id, safe='')}", **connection)
+    if as_json:
+        output.show_json({"removed": id})
+    else:
+        click.echo(f"{id} is no member any more")
+
+
+def _list(as_json: bool, connection: Mapping[str, Any]) -> None:
     body = options.ask("GET", PATH, **connection).json()
     if as_json:
         output.show_json({"members": body["members"]})
@@ -43,10 +109,14 @@ def _last_contact(member: Mapping[str, Any]) -> str | None:
 
 
 @click.command()
+@click.option("--to", metavar="ID", help="Hand leadership to this member first")
 @options.client
-def leader(as_json: bool, **connection: Any) -> None:
-    """Name the leader; exit code 1 when there is none."""
-    body = options.ask("GET", PATH, **connection).json()
+def leader(to: str | None, as_json: bool, **connection: Any) -> None:
+    """Name the leader, or hand leadership over; exit code 1 when there is none."""
+    if to is None:
+        body = options.ask("GET", PATH, **connection).json()
+    else:
+        body = options.ask("POST", f"{PATH}/leader", {"to": to}, **connection).json()
     if as_json:
         output.show_json({"leader": body["leader"], "term": body["term"]})
     elif body["leader"]:

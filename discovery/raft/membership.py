@@ -237,8 +237,8 @@ class Membership:
     def waiting(self) -> str:
         """What stands in the way of being a member."""
         missing = set(self.configured) - set(self.announced) - {self.node}
-        if missing:
-            return f"peers {listed(missing)}, to found the cluster or to be added to theirs"
+        if missing and not any(peer.cluster for peer in self.announced.values()):
+            return f"peers {listed(missing)}, to found the cluster"
         return "; ".join(sorted(self._reasons.values())) or "the founding of the cluster"
 
     def warn_of_difference(self) -> None:
