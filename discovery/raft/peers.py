@@ -118,6 +118,8 @@ class Peers:
             self._begin()
             self._tell_all()
         if self.running is None:
+            for peer in self._members.announced:
+                self._members.counts(peer)  # says what this node waits for
             return
         engine, driver = self.running
         for peer, announced in tuple(self._members.announced.items()):

@@ -36,7 +36,7 @@ def status(engine: Engine, members: Membership, disk: DiskStatus) -> RaftStatus:
         members=shown,
         leaderless_s=told.leaderless_s,
         disk=disk,
-        standing=told.standing,
+        standing="removed" if members.removed else told.standing,
     )
 
 
