@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from discovery.errors import DiskFull
+from discovery.errors import CorruptData, DiskFull
 from discovery.raft import codec
 from discovery.raft.configuration import Configuration
 from discovery.raft.driver import Driver
@@ -113,7 +113,12 @@ class Peers:
 
     def _consider(self) -> None:
         """Something was announced: become a member if that is right now, and judge everyone anew."""
-        if self._members.settle(self._first_write):
+        try:
+            became = self._members.settle(self._first_write)
+        except (OSError, CorruptData) as error:
+            self._fatal("the founding cannot be written", error)
+            return
+        if became:
             self._stored = self._members.identity
             self._begin()
             self._tell_all()
