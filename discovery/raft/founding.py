@@ -96,7 +96,7 @@ def adopt(identity: Identity, peer: Announced) -> Identity | None:
     own, its = members.get(identity.node), members.get(peer.node)
     if own is None or own.incarnation != identity.incarnation or its is None or its.incarnation != peer.incarnation:
         return None
-    return _with(identity, peer.cluster, members)
+    return msgspec.structs.replace(_with(identity, peer.cluster, members), index=peer.at)
 
 
 def judge(identity: Identity, peer: Announced) -> tuple[Verdict, str]:

@@ -191,7 +191,8 @@ class Membership:
     def _learn(self, announced: Announced) -> None:
         """A node of this cluster that has applied a later configuration says whom to look for, and whether we count."""
         identity = self.identity
-        if not identity.founded or announced.cluster != identity.cluster or announced.at <= self.active.index:
+        known = max(self.active.index, identity.index)  # who was added and catches up goes through what is long over
+        if not identity.founded or announced.cluster != identity.cluster or announced.at <= known:
             return
         self._later, self._later_at = announced.members, announced.at
         own = {incarnation for node, incarnation, _ in announced.members if node == self.node}

@@ -11,6 +11,7 @@ import msgspec
 from discovery.command import Meta
 from discovery.errors import DiskFull
 from discovery.raft import codec
+from discovery.raft.configuration import Change, Configuration, Member, founding
 from discovery.raft.core import Core
 from discovery.raft.engine import Engine
 from discovery.raft.snapshots import SnapshotStore
@@ -86,6 +87,8 @@ class RigNode:
             random=random.Random(f"{self.name}{rig.now}"),  # noqa: S311
             settings=self.settings,
             core_class=rig.core_class,
+            incarnation=rig.incarnation(self.name),
+            members=rig.members,
         )
         self.core = self.engine._core
 
@@ -138,6 +141,14 @@ class RigNode:
             self.disk.settle()
             self.engine.job_done(job, result)
 
+    def wipe(self) -> None:
+        """Lose the data directory, and start on an empty one."""
+        self.rig.isolate(self.name)
+        self.rig.queue = [item for item in self.rig.queue if item[0] != self.name]
+        self.rig.wiped[self.name] = self.rig.wiped.get(self.name, 0) + 1
+        self.disk = SimDisk(random.Random(self.name))  # noqa: S311
+        self.start()
+
     def restart(self, *, power: bool = False) -> None:
         """Kill -9 (or loss of power) and start."""
         self.rig.isolate(self.name)
@@ -159,9 +170,15 @@ class Rig:
         core_class: type[Core] = Core,
         settings: Settings = SMALL,
         retained_bytes: int = 1 << 30,
+        voters: int | None = None,
     ) -> None:
+        """``voters``: only the first so many are members, the others may be added; ``None``: all are."""
         self.now = 1000.0
         self.names = ["a", "b", "c", "d", "e"][:count]
+        self.wiped: dict[str, int] = {}
+        self.members: Configuration | None = None
+        if voters is not None:
+            self.members = founding({name: Member("", f"{name}-0") for name in self.names[:voters]})
         self.core_class, self.settings, self.retained_bytes = core_class, settings, retained_bytes
         self.queue: list[tuple[str, str, codec.RaftMessage]] = []
         self.links: set[tuple[str, str]] = set()
@@ -173,6 +190,10 @@ class Rig:
 
     def __getitem__(self, name: str) -> RigNode:
         return self.nodes[name]
+
+    def incarnation(self, name: str) -> str:
+        """Of the data directory that a node has now."""
+        return f"{name}-{self.wiped.get(name, 0)}" if self.members is not None else ""
 
     def post(self, source: str, messages: Sequence[tuple[str, codec.RaftMessage]]) -> None:
         """Lay messages on the table, if there is a stream."""
@@ -188,8 +209,8 @@ class Rig:
         for other in others or self.names:
             if other != name and (name, other) not in self.links:
                 self.links |= {(name, other), (other, name)}
-                self.nodes[name].engine.connected(other)
-                self.nodes[other].engine.connected(name)
+                self.nodes[name].engine.connected(other, self.incarnation(other))
+                self.nodes[other].engine.connected(name, self.incarnation(name))
 
     def isolate(self, name: str, *others: str, hint: bool = False) -> None:
         """End a node's streams to the others (all); what is on the table between them is lost."""
@@ -243,6 +264,14 @@ class Rig:
     def propose(self, name: str, command: bytes, *, within: float = 5.0, term: int | None = None) -> None:
         """Propose at a node; the token is the command."""
         self.nodes[name].engine.propose(command, command, self.now + within, term)
+
+    def change(self, name: str, change: Change) -> Any:
+        """Ask a node for a change of members; what it answered, ``None`` if nothing yet."""
+        node = self.nodes[name]
+        node.answers.pop(change, None)
+        node.engine.change(change, change)
+        self.settle()
+        return node.answers.get(change)
 
     def leaders(self) -> list[str]:
         """Names of those that lead and are ready."""

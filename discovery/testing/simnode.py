@@ -9,6 +9,7 @@ from typing import Any, Final
 from discovery.errors import DiskFull
 from discovery.leases import STALL_S
 from discovery.raft.codec import AppRequest, AppResponse, Message
+from discovery.raft.configuration import Configuration
 from discovery.raft.core import Core
 from discovery.raft.engine import Engine
 from discovery.raft.snapshots import SnapshotStore
@@ -43,6 +44,8 @@ class SimNode:
         self.disk = SimDisk(random.Random(world.random.random()), lying=lying_disk)  # noqa: S311
         self.incarnation = f"{name}-1"
         self.members: dict[str, str] = {}
+        self.seed: Configuration | None = None
+        """The members by this node's identity file; ``None``: in this run they never change."""
         self.alive = False
         self.paused = False
         self.slow_disk = False
@@ -99,6 +102,8 @@ class SimNode:
             random=random.Random(self.world.random.random()),  # noqa: S311
             settings=SETTINGS,
             core_class=self.core_class,
+            incarnation=self.incarnation if self.seed is not None else "",
+            members=self.seed,
         )
         self.engine.before_round = self.registry.flush_heartbeats
 

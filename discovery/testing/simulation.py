@@ -77,12 +77,13 @@ class Simulation:
     """One run. ``only``: numbers of the faults to do, ``None`` for all."""
 
     node_class: type[SimNode] = SimNode
+    watch_class: type[Watch] = Watch
 
     def __init__(self, seed: int, plan: Plan, *, only: Container[int] | None = None, lying_disk: bool = False) -> None:
         self.seed, self.plan = seed, plan
         self.world = World(seed)
         self.network = Network(self.world)
-        self.watch = Watch(self.world, plan.nodes // 2 + 1)
+        self.watch = self.watch_class(self.world, plan.nodes // 2 + 1)
         names = [f"n{number}" for number in range(1, plan.nodes + 1)]
         self.nodes = [
             self.node_class(
@@ -109,7 +110,7 @@ class Simulation:
         Raises:
             Violation: a guarantee was broken.
         """
-        with _small_limits():
+        with small_limits():
             return self._run()
 
     def _run(self) -> Report:
@@ -193,7 +194,7 @@ class Simulation:
 
 
 @contextmanager
-def _small_limits() -> Iterator[None]:
+def small_limits() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in _LIMITS.items():
             stack.enter_context(patch.object(limits, name, value))

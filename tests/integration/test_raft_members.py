@@ -164,7 +164,7 @@ async def test_a_wiped_node_counts_again_only_after_it_was_removed_and_added(clu
         await cluster.start(wiped)
         await eventually(lambda: "must add this node" in cluster.rafts[wiped].waiting())
         assert cluster.rafts[wiped].cluster == ""
-        with pytest.raises(Conflict, match="lost its data directory"):
+        with pytest.raises(Conflict, match="remove it, then add it"):
             await cluster.add(wiped, through=stays)
         await cluster.admin(stays).remove(wiped)
         await cluster.add(wiped, through=stays)
