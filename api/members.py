@@ -67,12 +67,16 @@ def _check_raft(raft: str) -> None:
 
 
 def _check_http(http: str) -> None:
-    url = urlsplit(http) if http.isascii() else None
+    """Empty, or a URL without path, query and user; nodes say their own as soon as they are connected."""
     if not http:
         return
-    if url is None or url.scheme not in ("http", "https") or url.path.rstrip("/") or url.query or url.fragment:
+    try:
+        url = urlsplit(http)
+    except ValueError:
         codec.refuse("http", _URL_RULE, http)
-    if not _can_be_dialed(url.netloc if split_address(url.netloc) else f"{url.netloc}:80"):
+    place = url.netloc if split_address(url.netloc) else f"{url.netloc}:80"
+    plain = url.scheme in ("http", "https") and not (url.path.rstrip("/") or url.query or url.fragment)
+    if not plain or not _can_be_dialed(place):
         codec.refuse("http", _URL_RULE, http)
 
 

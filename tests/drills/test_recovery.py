@@ -98,6 +98,22 @@ def test_a_minority_lost_with_its_disk_is_refused_and_does_no_harm(cluster: Clus
     assert cluster["n2"].request("PUT", "kv/more", b"1").status == 200
 
 
+def test_a_minority_lost_with_its_disk_is_removed_and_added_again(cluster: Cluster) -> None:
+    fill(cluster["n1"])
+    lost = cluster["n3"]
+    lost.kill()
+    wipe(lost)
+    lost.start()
+    discovery("members", "remove", "n3", server=cluster["n1"].url)
+    assert "votes" in discovery(
+        "members", "add", "n3", "--raft", lost.raft, "--http", lost.url, server=cluster["n1"].url
+    )
+    lost.wait_ready()
+    assert_filled(lost)
+    cluster["n1"].kill()
+    eventually(lambda: lost.request("PUT", "kv/more", b"1").status == 200, what="a write with the new one's vote")
+
+
 def test_a_majority_lost_leaves_the_survivors_state_for_a_new_cluster(cluster: Cluster, tmp_path: Path) -> None:
     fill(cluster["n1"])
     survivor = cluster["n1"]

@@ -71,7 +71,11 @@ ROWS: list[tuple[str, str, object, str]] = [
     ("kv delete a --prefix", "DELETE /api/v1/kv/a?prefix=true", {"deleted": 4, "revision": 10}, "deleted 4"),
     ("kv list", "GET /api/v1/kv/?prefix=true", {"items": [KEY], "revision": 9}, "config/a  1      9         2"),
     ("members", "GET /api/v1/cluster", CLUSTER, "n2      leader    no     127.0.0.1:8301  -"),
+    ("members add n1 --raft 10.0.0.1:8300", "POST /api/v1/cluster/members", CLUSTER, "n1 is a member and votes"),
+    ("members add n4 --raft 10.0.0.1:8300 --wait 0", "POST /api/v1/cluster/members", CLUSTER, "n4 is added; it votes"),
+    ("members remove n1", "DELETE /api/v1/cluster/members/n1", {}, "n1 is no member any more"),
     ("leader", "GET /api/v1/cluster", CLUSTER, "n2"),
+    ("leader --to n2", "POST /api/v1/cluster/leader", CLUSTER, "n2"),
     ("status", "GET /api/v1/cluster", CLUSTER, "members   2, 1 alive"),
 ]  # fmt: skip
 
