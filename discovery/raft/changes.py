@@ -8,6 +8,7 @@ catching up took less than an election timeout (Raft dissertation, section 4.2.1
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Final
 
 from discovery.errors import Conflict, NotApplied, OutcomeUnknown, RegistryError
 from discovery.raft.codec import Campaign
@@ -15,6 +16,9 @@ from discovery.raft.configuration import Add, Change, Configuration, entry, one_
 from discovery.raft.core import LEADER, Core
 from discovery.raft.seam import instant
 from discovery.raft.types import Settings
+
+_SILENT_PERIODS: Final = 3
+"""A peer that did not answer for so many heartbeats is not waited for."""
 
 
 class Changes:
@@ -142,9 +146,19 @@ class Handover:
         return float("inf") if self._to is None else self._to[1]
 
     def begin(self, peer: str) -> None:
-        """Hand over to ``peer``, if it is a voter and this node leads."""
-        if self._core.ready and peer in self._core.voters:
+        """Hand over to ``peer``, if it is a voter that can take over, and this node leads."""
+        if self._core.ready and self._can_take_over(peer):
             self._to = (peer, instant.now + self._settings.transfer_s, False)
+
+    def _can_take_over(self, peer: str) -> bool:
+        """Whether a voter follows closely and answers: while it is waited for nothing is written and nobody evicted."""
+        core = self._core
+        if peer not in core.voters:
+            return False
+        node = core.nodes[peer]
+        silent_s = instant.now - core.responded[node]
+        near = node in core.connected and core.next[node] > core.first_index
+        return near and silent_s <= _SILENT_PERIODS * self._settings.append_period_s
 
     def end(self) -> None:
         """Leadership ended, with or without success."""
@@ -156,7 +170,7 @@ class Handover:
             return
         core = self._core
         peer, until, told = self._to
-        if instant.now >= until or peer not in core.voters:
+        if instant.now >= until or not self._can_take_over(peer):
             self._to = None
         elif not told and core.match[core.nodes[peer]] == core.last_index:
             core.outbox.late.append((peer, Campaign(core.term)))

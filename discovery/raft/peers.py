@@ -25,6 +25,7 @@ from discovery.raft.transport import Transport
 
 _log: Final = logging.getLogger(__name__)
 _ANNOUNCE: Final = "raft.announce"
+_RETRY_S: Final = 1.0
 
 
 class Peers:
@@ -115,6 +116,10 @@ class Peers:
         """Something was announced: become a member if that is right now, and judge everyone anew."""
         try:
             became = self._members.settle(self._first_write)
+        except DiskFull as error:
+            _log.error("the founding waits for room: %s", error.detail)
+            asyncio.get_running_loop().call_later(_RETRY_S, self._consider)
+            return
         except (OSError, CorruptData) as error:
             self._fatal("the founding cannot be written", error)
             return

@@ -42,11 +42,10 @@ def status(engine: Engine, members: Membership, disk: DiskStatus) -> RaftStatus:
 
 def disk_status(full: str, wal: Wal, snapshots: SnapshotStore, driver: Driver | None) -> DiskStatus:
     """The data directory in figures."""
-    snapshot = snapshots.latest()
-    size = 0 if snapshot is None else snapshot.size
+    sizes = (wal.bytes_retained, snapshots.latest_bytes)
     if driver is None:
-        return DiskStatus(full, wal.bytes_retained, size)
-    return DiskStatus(full, wal.bytes_retained, size, driver.syncs, driver.sync_s, driver.fulls)
+        return DiskStatus(full, *sizes)
+    return DiskStatus(full, *sizes, driver.syncs, driver.sync_s, driver.fulls)
 
 
 def _member(members: Membership, peer: PeerStatus, leader: str | None) -> MemberStatus:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from discovery.testing.simwatch import LIVENESS_S, Violation, Watch
 
 GROWTH: Final = (("add", "n4"), ("add", "n5"), ("replace", ""), ("remove", ""), ("remove", ""))
 ALONE: Final = (("add", "n2"), ("add", "n3"))
+FEWEST: Final = 3
 _OPERATOR_S: Final = (0.02, 0.4)
 _GOSSIP_S: Final = 0.05
 
@@ -142,11 +143,8 @@ class Operator:
             return
         {"add": self._add, "remove": self._remove, "replace": self._replace}[kind](leader, name)
         if self._source.random() < 0.2:
-            self._ask(leader, Remove(self._choose(leader)) if self._may_haste(kind) else Add("n9", "", ""))
-
-    def _may_haste(self, kind: str) -> bool:
-        """A second removal at once would be one too many when only one is wanted."""
-        return kind == "remove" and len(self._wishes) > 1
+            haste = kind == "remove" and len(leader.engine.members()[0].voters()) > FEWEST
+            self._ask(leader, Remove(self._choose(leader)) if haste else Add("n9", "", ""))
 
     def _choose(self, leader: SimNode) -> str:
         return self._source.choice(sorted(leader.engine.members()[0].voters()))
@@ -166,6 +164,8 @@ class Operator:
     def _remove(self, leader: SimNode, name: str) -> None:
         if name not in leader.engine.members()[1].members:
             self._next(f"{name} removed")
+        elif name != "n9" and len(leader.engine.members()[0].voters()) <= FEWEST:
+            self._next(f"{name} stays: haste removed another")
         elif leader.name == name:
             leader.engine.transfer(self._choose(leader))
             leader.wake()

@@ -195,6 +195,7 @@ class Simulation:
 
 @contextmanager
 def small_limits() -> Iterator[None]:
+    """Limits that a run of seconds can reach."""
     with ExitStack() as stack:
         for name, value in _LIMITS.items():
             stack.enter_context(patch.object(limits, name, value))

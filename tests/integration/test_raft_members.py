@@ -221,7 +221,6 @@ async def test_the_living_are_not_removed_while_the_rest_could_decide_nothing(cl
     dead, lives = [node for node in cluster.rafts if node != leader]
     await cluster.stop(dead)
     with pytest.raises(Conflict, match="only 1 of 2 voters"):
-        await eventually(lambda: not cluster.rafts[leader].status().members[0].alive or True)
         await cluster.admin(lives).remove(lives)
     await cluster.admin(lives).remove(dead)
 

@@ -133,6 +133,13 @@ def test_hazard_15_the_members_are_rebuilt_from_the_log_before_the_first_pass(po
         assert rig[name].core.majority == len(before.voters()) // 2 + 1
 
 
+def test_hazard_15_without_the_rebuild_a_restarted_node_counts_the_wrong_majority(monkeypatch):
+    rig = grown(led_by_a())
+    monkeypatch.setattr(Electorate, "rebuild", lambda *_: None)
+    rig["a"].restart()
+    assert voters(rig, "a") == "abc"
+
+
 def test_hazard_15_the_members_are_rebuilt_from_a_snapshot_whose_log_is_gone():
     rig = grown(led_by_a(settings=msgspec.structs.replace(SMALL, snapshot_bytes=2000), retained_bytes=0))
     for number in range(60):
