@@ -105,8 +105,10 @@ class DataDirectory:
     def store(self, identity: Identity) -> None:
         """Replace the identity, durably and in one step (blocking)."""
         temporary = f"{_FILE}.new"
+        content = msgspec.to_builtins(identity)  # without what nothing changed yet; earlier versions read it so
+        content = {**content, "cluster": identity.cluster, "members": content.get("members", {})}
         self._disk.create(temporary)
-        self._disk.append(temporary, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
+        self._disk.append(temporary, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
         self._disk.sync(temporary)
         self._disk.rename(temporary, _FILE)
         self._disk.sync_dir()

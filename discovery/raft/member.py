@@ -340,7 +340,7 @@ class Member:
         self._saving = True
         self._bytes_mark = core.wal.bytes_written
         members = core.electorate.at(core.applied)
-        self._jobs.append(SaveSnapshot(core.applied, core.term_at(core.applied), members, self._machine.snapshot()))
+        self._jobs.append(SaveSnapshot(core.applied, core.term_at(core.applied), self._machine.snapshot(), members))
 
     def _snapshot_is_worth_it(self) -> bool:
         """A large state is written again only when as much was logged: the cost stays in proportion to the writes."""

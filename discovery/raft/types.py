@@ -174,8 +174,8 @@ class SaveSnapshot(msgspec.Struct, frozen=True, eq=False):
 
     index: int
     term: int
-    members: Configuration
     produce: Callable[[], Iterator[bytes]]
+    members: Configuration = Configuration({})
 
 
 class InstallSnapshot(msgspec.Struct, frozen=True, eq=False):

@@ -45,7 +45,7 @@ class Scene:
     def receive(self, peer, message):
         self.order.append("receive")
 
-    def connected(self, peer):
+    def connected(self, peer, incarnation=""):
         self.order.append("connected")
 
     def disconnected(self, peer, hint):

@@ -126,7 +126,7 @@ async def test_an_end_is_told_at_once_as_a_hint_and_the_way_back_is_short(pair):
 async def test_a_restarted_peer_takes_the_place_of_its_former_connection(pair, secret):
     one, other = pair
     again = Node("n1", {"n1": socket.create_server(("127.0.0.1", 0)), "n2": other.sockets["n2"]}, secret)
-    for task in one.transport._dialers:
+    for task in one.transport._dialers.values():
         task.cancel()
     await again.start()
     await eventually(lambda: len(other.told) == 3)
