@@ -69,10 +69,14 @@ class MemberNode(SimNode):
         other = self.network.hosts[peer]
         assert isinstance(other, MemberNode)
         incarnation = other.incarnation
-        self._event(lambda: self.engine.connected(peer, incarnation))
+        self._event(lambda: self._joined(peer, incarnation))
 
-    def _synced(self, output: Output) -> None:
-        super()._synced(output)
+    def _joined(self, peer: str, incarnation: str) -> None:
+        self._epochs[peer] = self._epochs.get(peer, 0) + 1
+        self.engine.connected(peer, incarnation)
+
+    def _synced(self, output: Output, epochs: dict[str, int], full: str = "") -> None:
+        super()._synced(output, epochs, full)
         applied = self.engine.members()[1]
         if self.seed is None or (applied.index > self.seed.index and self.world.chance(0.3)):
             self.seed = applied  # the identity file is written beside everything else
