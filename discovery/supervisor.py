@@ -84,7 +84,7 @@ class Supervisor:
         self._selector.register(signals, selectors.EVENT_READ, self._on_signals)
         self._node = Child("node", self._start_node)
         self._workers = [Child(f"dns-{index}", self._start_worker) for index in range(lines.config.dns.workers)]
-        self._leaving: list[Child] = []  # workers that a successor replaces
+        self._leaving: dict[Child, int] = {}  # former workers that a successor replaces, and their index
         self._control: Channel | None = None
         self._serving: list[int] = []
         self._node_ready = False
@@ -272,7 +272,7 @@ class Supervisor:
                 replaced.append(former)
             if index >= len(self._workers):
                 former.signal(signal.SIGTERM)
-            self._leaving.append(former)
+            self._leaving[former] = index
         self._roll = upgrade.Roll(self._node, replaced, self._successor)
 
     def _successor(self, index: int) -> Child:
@@ -309,7 +309,7 @@ class Supervisor:
     def _on_death(self, child: Child, status: int) -> None:
         now = time.monotonic()
         if child in self._leaving:
-            self._leaving.remove(child)
+            del self._leaving[child]
             child.died(status, now, again=False)
             self._tell_workers()
             return
@@ -353,7 +353,7 @@ class Supervisor:
 
     def _tell_workers(self) -> None:
         running = [(index, worker.pid) for index, worker in enumerate(self._workers) if worker.pid is not None]
-        running += [(index, former.pid) for index, former in enumerate(self._leaving) if former.pid is not None]
+        running += [(index, former.pid) for former, index in self._leaving.items() if former.pid is not None]
         if self._control is not None:
             self._control.tell_workers(running)
 
