@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 import time
@@ -17,7 +16,8 @@ from discovery import hub, registry
 from discovery.command import Register, encode
 from discovery.model import Instance, Port
 from discovery.raft.raft import Raft, RaftConfig
-from discovery.testing.cluster import HOST, Node, children, eventually
+from discovery.testing.cluster import HOST, Node, eventually
+from discovery.testing.usage import whole_node_s
 
 Say = Callable[[str], None]
 GOAL_S = 3.0
@@ -78,15 +78,9 @@ def _until_answered(node: Node) -> tuple[float, float]:
     try:
         eventually(lambda: _answers(node, number, wanted), 60, "a DNS answer")
         took = time.monotonic() - began
-        return took, sum(map(_cpu_s, [node.supervisor, *children(node.supervisor)]))
+        return took, whole_node_s(node)
     finally:
         node.close()
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process (proc(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _answers(node: Node, number: int, wanted: str) -> bool:
