@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
-
 from discovery import limits
 from discovery.dns import codes, name, reverse, zone
 from discovery.dns.name import Kind, Labels, Place
+from discovery.dns.sections import ABSENT, EMPTY, Answer, Found, RRSet, member_addresses
 from discovery.dns.service import (
     VIRTUAL_PRIORITY,
     VIRTUAL_WEIGHT,
     Addresses,
     Crowd,
-    Member,
     ServiceView,
     rdata,
     srv,
@@ -27,48 +25,6 @@ from discovery.dns.service import (
 from discovery.dns.zone import Catalogue, Origin
 from discovery.model import Port
 
-
-class RRSet(msgspec.Struct, gc=False):
-    """Records of one name and type. ``data`` comes with lengths in front; ``owner`` ``None``: the question's name."""
-
-    rtype: int
-    ttl: int
-    data: list[bytes]
-    owner: bytes | None = None
-
-
-class Answer(msgspec.Struct):
-    """The sections of an answer.
-
-    Args:
-        ede: extended DNS error (RFC 8914) for clients with EDNS, or ``None``.
-        view: the one service that the answer was made from, when it was one.
-        negative: whether the authority section holds a SOA, so that the answer ages with the zone's serial.
-    """
-
-    rcode: int = codes.NOERROR
-    answer: list[RRSet] = []
-    authority: list[RRSet] = []
-    additional: list[RRSet] = []
-    authoritative: bool = True
-    ede: int | None = None
-    view: ServiceView | None = None
-    negative: bool = False
-
-
-class _Found(msgspec.Struct):
-    """What stands at one name: whether it exists, records of the type asked for, or the name it is an alias of."""
-
-    exists: bool = True
-    rrset: RRSet | None = None
-    additional: list[RRSet] = []
-    alias: str | None = None
-    alias_ttl: int = 0
-    view: ServiceView | None = None
-
-
-_ABSENT: Final = _Found(exists=False)
-_EMPTY: Final = _Found()
 _WITHOUT_RECORDS: Final = frozenset({Kind.ALWAYS, Kind.NAMESPACE, Kind.PROTOCOL, Kind.NOWHERE})
 
 
@@ -114,7 +70,7 @@ def _inside(catalogue: Catalogue, labels: Labels, rtype: int) -> Answer:
 
 
 def _finish(
-    catalogue: Catalogue, found: _Found, rtype: int, chain: list[RRSet], owner: bytes | None, has_records: bool
+    catalogue: Catalogue, found: Found, rtype: int, chain: list[RRSet], owner: bytes | None, has_records: bool
 ) -> Answer:
     """The answer once no alias is left: records, "no such type" or "no such name"."""
     origin = catalogue.origin
@@ -135,13 +91,13 @@ def _soa(catalogue: Catalogue, apex: bytes | None, ttl: int = zone.NEGATIVE_TTL_
     return RRSet(codes.SOA, ttl, [catalogue.origin.soa(catalogue.serial)], apex)
 
 
-def _apex(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _apex(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     ttl = catalogue.origin.settings.ttl
     if rtype in (codes.SOA, codes.ANY):
-        return _Found(rrset=_soa(catalogue, None, ttl))
+        return Found(rrset=_soa(catalogue, None, ttl))
     if rtype == codes.NS:
-        return _Found(rrset=RRSet(codes.NS, ttl, [rdata(catalogue.origin.ns)]), additional=_ns_addresses(catalogue))
-    return _EMPTY
+        return Found(rrset=RRSet(codes.NS, ttl, [rdata(catalogue.origin.ns)]), additional=_ns_addresses(catalogue))
+    return EMPTY
 
 
 def _ns_addresses(catalogue: Catalogue) -> list[RRSet]:
@@ -150,45 +106,45 @@ def _ns_addresses(catalogue: Catalogue) -> list[RRSet]:
     return [RRSet(rtype, origin.settings.ttl, rotor.deal(len(rotor)), origin.ns) for rtype, rotor in sets if rotor]
 
 
-def _version(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _version(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     if rtype != codes.TXT:
-        return _EMPTY
+        return EMPTY
     text = bytes((len(zone.SPEC_VERSION),)) + zone.SPEC_VERSION
-    return _Found(rrset=RRSet(codes.TXT, zone.VERSION_TTL_S, [rdata(text)]))
+    return Found(rrset=RRSet(codes.TXT, zone.VERSION_TTL_S, [rdata(text)]))
 
 
-def _name_server(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _name_server(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     origin = catalogue.origin
     return _addresses(origin, origin.ns_addresses, rtype, origin.settings.ttl, None)
 
 
-def _always(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
-    return _EMPTY
+def _always(catalogue: Catalogue, place: Place, rtype: int) -> Found:
+    return EMPTY
 
 
-def _nowhere(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
-    return _ABSENT
+def _nowhere(catalogue: Catalogue, place: Place, rtype: int) -> Found:
+    return ABSENT
 
 
-def _namespace(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
-    return _EMPTY if catalogue.has_namespace(place.namespace) else _ABSENT
+def _namespace(catalogue: Catalogue, place: Place, rtype: int) -> Found:
+    return EMPTY if catalogue.has_namespace(place.namespace) else ABSENT
 
 
-def _addresses(origin: Origin, addresses: Addresses, rtype: int, ttl: int, view: ServiceView | None) -> _Found:
+def _addresses(origin: Origin, addresses: Addresses, rtype: int, ttl: int, view: ServiceView | None) -> Found:
     rotor = addresses.of(rtype)
     if rotor is None:
-        return _Found(view=view)
-    return _Found(rrset=RRSet(rtype, rotor.ttls.least(ttl), rotor.deal(origin.settings.max_answers)), view=view)
+        return Found(view=view)
+    return Found(rrset=RRSet(rtype, rotor.ttls.least(ttl), rotor.deal(origin.settings.max_answers)), view=view)
 
 
-def _service(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _service(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     view = catalogue.find(place.namespace, place.service)
     if view is None:
-        return _ABSENT
+        return ABSENT
     ttl = view.ttl_cap(catalogue.origin.settings.ttl)
     alias = view.external()
     if alias is not None:
-        return _Found(alias=alias, alias_ttl=ttl)
+        return Found(alias=alias, alias_ttl=ttl)
     if rtype == codes.SRV:
         return (
             _virtual_srv(catalogue, view, view.settings.ports if view.settings else ())
@@ -199,45 +155,38 @@ def _service(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
     return _addresses(catalogue.origin, addresses, rtype, ttl, view)
 
 
-def _host(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _host(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     view = catalogue.find(place.namespace, place.service)
     there = view.hosts.get(place.host) if view is not None else None
     if view is None or there is None:
-        return _ABSENT
+        return ABSENT
     ttl = view.ttl_cap(catalogue.origin.settings.ttl)
     if isinstance(there, Crowd):
         return _addresses(catalogue.origin, there.addresses, rtype, ttl, view)
-    return _Found(rrset=_member_addresses(there, rtype, ttl, None), view=view)
+    return Found(rrset=member_addresses(there, rtype, ttl, None), view=view)
 
 
-def _member_addresses(member: Member, rtype: int, ttl_cap: int, owner: bytes | None) -> RRSet:
-    size = zone.ADDRESS_SIZES.get(rtype, 0)
-    own = member.spec.dns_ttl
-    ttl = ttl_cap if own is None else min(own, ttl_cap)
-    return RRSet(rtype, ttl, [data for data in member.addresses if len(data) == size], owner)
-
-
-def _protocol(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _protocol(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     view = catalogue.find(place.namespace, place.service)
     if view is None:
-        return _ABSENT
+        return ABSENT
     if view.is_virtual():
-        return _Found(view=view) if any(_virtual_ports(view, place.protocol, None)) else _ABSENT
-    return _Found(view=view) if place.protocol in view.ports else _ABSENT
+        return Found(view=view) if any(_virtual_ports(view, place.protocol, None)) else ABSENT
+    return Found(view=view) if place.protocol in view.ports else ABSENT
 
 
-def _port(catalogue: Catalogue, place: Place, rtype: int) -> _Found:
+def _port(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     view = catalogue.find(place.namespace, place.service)
     if view is None:
-        return _ABSENT
+        return ABSENT
     if view.is_virtual():
         ports = list(_virtual_ports(view, place.protocol, place.port))
         if not ports:
-            return _ABSENT
-        return _virtual_srv(catalogue, view, ports) if rtype == codes.SRV else _Found(view=view)
+            return ABSENT
+        return _virtual_srv(catalogue, view, ports) if rtype == codes.SRV else Found(view=view)
     if place.port not in view.ports.get(place.protocol, ()):
-        return _ABSENT
-    return _headless_srv(catalogue, view, place.protocol, place.port) if rtype == codes.SRV else _Found(view=view)
+        return ABSENT
+    return _headless_srv(catalogue, view, place.protocol, place.port) if rtype == codes.SRV else Found(view=view)
 
 
 def _virtual_ports(view: ServiceView, protocol: bytes, port: bytes | None) -> Iterable[Port]:
@@ -246,7 +195,7 @@ def _virtual_ports(view: ServiceView, protocol: bytes, port: bytes | None) -> It
             yield own
 
 
-def _virtual_srv(catalogue: Catalogue, view: ServiceView, ports: Iterable[Port]) -> _Found:
+def _virtual_srv(catalogue: Catalogue, view: ServiceView, ports: Iterable[Port]) -> Found:
     """One record for each named port; the target is the service itself (section 2.3.2)."""
     origin = catalogue.origin
     ttl = view.ttl_cap(origin.settings.ttl)
@@ -254,10 +203,10 @@ def _virtual_srv(catalogue: Catalogue, view: ServiceView, ports: Iterable[Port])
     data = [srv(VIRTUAL_PRIORITY, VIRTUAL_WEIGHT, number, view.wire) for number in numbers]
     found = [(rtype, view.virtual.of(rtype)) for rtype in zone.ADDRESS_TYPES]
     additional = [RRSet(rtype, ttl, rotor.deal(len(rotor)), view.wire) for rtype, rotor in found if rotor]
-    return _Found(rrset=RRSet(codes.SRV, ttl, data[: origin.settings.max_answers]), additional=additional, view=view)
+    return Found(rrset=RRSet(codes.SRV, ttl, data[: origin.settings.max_answers]), additional=additional, view=view)
 
 
-def _headless_srv(catalogue: Catalogue, view: ServiceView, protocol: bytes | None, port: bytes | None) -> _Found:
+def _headless_srv(catalogue: Catalogue, view: ServiceView, protocol: bytes | None, port: bytes | None) -> Found:
     """One record for each published instance and named port, all or the one asked for (section 2.4.2)."""
     count_max = catalogue.origin.settings.max_answers
     ttl = view.ttl_cap(catalogue.origin.settings.ttl)
@@ -270,12 +219,12 @@ def _headless_srv(catalogue: Catalogue, view: ServiceView, protocol: bytes | Non
         spec = member.spec
         for number in dict.fromkeys(member.numbers(protocol, port)):
             data.append(srv(spec.priority, spec.weight, number, owner))
-        sets = [_member_addresses(member, rtype, ttl, owner) for rtype in zone.ADDRESS_TYPES]
+        sets = [member_addresses(member, rtype, ttl, owner) for rtype in zone.ADDRESS_TYPES]
         additional += [rrset for rrset in sets if rrset.data]
         if len(data) >= count_max:
             break
     rrset = RRSet(codes.SRV, rotor.ttls.least(ttl), data[:count_max])
-    return _Found(rrset=rrset, additional=additional, view=view)
+    return Found(rrset=rrset, additional=additional, view=view)
 
 
 def _reverse(catalogue: Catalogue, labels: Labels, rtype: int) -> Answer:
@@ -283,7 +232,7 @@ def _reverse(catalogue: Catalogue, labels: Labels, rtype: int) -> Answer:
 
     1. a reverse zone of ours has an apex with SOA and NS;
     2. a registered address answers, wherever it is;
-    3. above a registered address is an empty non-terminal, above a zone of ours too;
+    3. above a registered address is an empty non-terminal; outside our zones that is not ours to say, as above them;
     4. anything else does not exist: with our SOA inside our zones, without one outside them.
     """
     origin = catalogue.origin
@@ -295,18 +244,18 @@ def _reverse(catalogue: Catalogue, labels: Labels, rtype: int) -> Answer:
     address = prefix.address() if prefix is not None else None
     pointers = catalogue.pointers(address) if address is not None else None
     if pointers is not None:  # 2
-        found = _Found(rrset=_pointer_set(catalogue, pointers) if rtype in (codes.PTR, codes.ANY) else None)
+        found = Found(rrset=_pointer_set(catalogue, pointers) if rtype in (codes.PTR, codes.ANY) else None)
         return _finish_reverse(catalogue, found, rtype, apex)
     above = prefix is not None and prefix.bits < prefix.bits_all and catalogue.has_address_below(prefix)
     if above or labels in origin.ancestors:  # 3
-        return _finish_reverse(catalogue, _EMPTY, rtype, apex)
-    answer = _finish_reverse(catalogue, _ABSENT, rtype, apex)  # 4
+        return _finish_reverse(catalogue, EMPTY, rtype, apex) if apex is not None else _outside(origin, labels)
+    answer = _finish_reverse(catalogue, ABSENT, rtype, apex)  # 4
     if apex is None:
         answer.authoritative, answer.ede = False, codes.EDE_NOT_AUTHORITATIVE
     return answer
 
 
-def _finish_reverse(catalogue: Catalogue, found: _Found, rtype: int, apex: Labels | None) -> Answer:
+def _finish_reverse(catalogue: Catalogue, found: Found, rtype: int, apex: Labels | None) -> Answer:
     if found.rrset is not None:
         return Answer(answer=[found.rrset], additional=found.additional)
     rcode = codes.NOERROR if found.exists else codes.NXDOMAIN
@@ -330,15 +279,15 @@ def _outside(origin: Origin, labels: Labels) -> Answer:
     """Names that are nobody's here.
 
     A single label does not exist: every unknown short name ends in one, and REFUSED there costs musl 5 s and turns
-    "not found" into "temporary failure" elsewhere. What stands above our zones exists without records.
+    "not found" into "temporary failure" elsewhere. Not so the parents of our zones: they exist, or our zones would
+    not (RFC 8020), but what they hold is not ours to say.
     """
-    if labels in origin.ancestors:
-        return Answer()
-    rcode = codes.NXDOMAIN if len(labels) == 1 else codes.REFUSED
+    absent = len(labels) == 1 and labels not in origin.ancestors
+    rcode = codes.NXDOMAIN if absent else codes.REFUSED
     return Answer(rcode=rcode, authoritative=False, ede=codes.EDE_NOT_AUTHORITATIVE)
 
 
-_LOOKUPS: Final[dict[Kind, Callable[[Catalogue, Place, int], _Found]]] = {
+_LOOKUPS: Final[dict[Kind, Callable[[Catalogue, Place, int], Found]]] = {
     Kind.APEX: _apex,
     Kind.VERSION: _version,
     Kind.NAME_SERVER: _name_server,

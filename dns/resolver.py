@@ -14,9 +14,9 @@ from discovery.dns import answer as answers
 from discovery.dns import codes, zone
 from discovery.dns import name as names
 from discovery.dns import text as texts
-from discovery.dns.answer import RRSet
 from discovery.dns.name import Labels
 from discovery.dns.reverse import Pointers, Prefix
+from discovery.dns.sections import RRSet
 from discovery.dns.service import Member, ServiceView, packed
 from discovery.dns.settings import Settings
 from discovery.dns.zone import Origin

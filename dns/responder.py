@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, TypeVar
 from discovery import limits
 from discovery.dns import answer as answers
 from discovery.dns import codes, edns, wire
-from discovery.dns.answer import Answer, RRSet
 from discovery.dns.cache import AnswerCache, is_common
 from discovery.dns.name import Labels
 from discovery.dns.quick import Quick
+from discovery.dns.sections import Answer, RRSet
 from discovery.dns.service import rdata
 from discovery.dns.settings import Settings
 from discovery.dns.wire import Query

@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 
 from discovery.dns import codes, edns, name
-from discovery.dns.answer import Answer, RRSet
 from discovery.dns.edns import Edns
 from discovery.dns.name import Labels
+from discovery.dns.sections import Answer, RRSet
 
 HEADER: Final = struct.Struct("!HHHHHH")
 HEADER_BYTES: Final = HEADER.size

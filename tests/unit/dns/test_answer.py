@@ -261,10 +261,11 @@ REVERSE = [
     Case("1.0.d.f.ip6.arpa. PTR", authority=SOA_FD, rcode="NXDOMAIN"),
     Case("g.0.d.f.ip6.arpa. PTR", authority=SOA_FD, rcode="NXDOMAIN"),
     Case("8.100.51.198.in-addr.arpa. PTR", rcode="NXDOMAIN", authoritative=False),
-    Case("100.51.198.in-addr.arpa. PTR"),
+    Case("100.51.198.in-addr.arpa. PTR", **OUTSIDE),
     Case("32.172.in-addr.arpa. PTR", rcode="NXDOMAIN", authoritative=False),
-    Case("172.in-addr.arpa. PTR"),
-    Case("in-addr.arpa. NS"),
+    Case("172.in-addr.arpa. PTR", **OUTSIDE),
+    Case("in-addr.arpa. NS", **OUTSIDE),
+    Case("arpa. NS", **OUTSIDE),
 ]  # fmt: skip
 
 ELSEWHERE = [
@@ -274,7 +275,8 @@ ELSEWHERE = [
     Case("xcluster.local. A", **OUTSIDE),
     Case(". NS", **OUTSIDE),
     Case("web. A", rcode="NXDOMAIN", authoritative=False),
-    Case("local. A"),
+    Case("local. A", **OUTSIDE),
+    Case("local. SOA", **OUTSIDE),
 ]
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.dns import codes, wire
-from discovery.dns.answer import Answer, RRSet
 from discovery.dns.responder import Responder
+from discovery.dns.sections import Answer, RRSet
 from discovery.dns.settings import Settings
 from discovery.testing.dns_case import Registry, instance, question, responder
 

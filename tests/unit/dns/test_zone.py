@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.dns import name, text
-from discovery.dns.answer import RRSet, resolve
+from discovery.dns.answer import resolve
 from discovery.dns.resolver import StoreCatalogue
+from discovery.dns.sections import RRSet
 from discovery.dns.settings import Settings
 from discovery.dns.zone import Catalogue, Origin, Zone
 from discovery.model import Instance, Port, Service
