@@ -17,7 +17,7 @@ from discovery.model import lease_text
 
 GET_QUERY: Final = frozenset({"prefix", "limit", "after"})
 PUT_QUERY: Final = frozenset({"lease", "if_revision"})
-DELETE_QUERY: Final = frozenset({"prefix", "if_revision"})
+DELETE_QUERY: Final = frozenset({"prefix", "if_revision", "limit"})
 
 
 def _key(call: Call, prefix: bool) -> str:
@@ -44,10 +44,20 @@ async def put(call: Call) -> web.Response:
 
 
 async def delete(call: Call) -> web.Response:
-    """``DELETE /api/v1/kv/{key}``: an absent key is 0 deleted, and no revision."""
-    prefix = _prefix(call)
-    result = await call.write(Delete(_key(call, prefix), prefix, call.number("if_revision")))
-    return await call.written(result, 200, {"deleted": result.deleted, "revision": result.revision})
+    """``DELETE /api/v1/kv/{key}``: an absent key is 0 deleted, and no revision.
+
+    With ``?prefix=true&limit=N`` the first N go, and the answer says whether there are ``more``.
+    """
+    prefix, limit = _prefix(call), call.number("limit")
+    if limit is not None and not (prefix and 1 <= limit <= limits.DELETIONS_PER_COMMAND_MAX):
+        rule = f"must be 1..{limits.DELETIONS_PER_COMMAND_MAX}" if prefix else "is only for ?prefix=true"
+        codec.refuse("limit", rule, call.query["limit"])
+    key = _key(call, prefix)
+    result = await call.write(Delete(key, prefix, call.number("if_revision"), limit or 0))
+    answer: dict[str, object] = {"deleted": result.deleted, "revision": result.revision}
+    if limit is not None:
+        answer["more"] = bool(call.store.keys(key, None, 1))
+    return await call.written(result, 200, answer)
 
 
 async def get(call: Call) -> web.Response:

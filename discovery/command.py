@@ -127,11 +127,17 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag="put"):
 
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
-    """Delete a public key, or with ``prefix`` all keys that begin with it."""
+    """Delete a public key, or with ``prefix`` all keys that begin with it.
+
+    Args:
+        limit: with ``prefix``: of these keys the first so many, in order; 0: all, or a refusal when they are more than
+            ``limits.DELETIONS_PER_COMMAND_MAX``.
+    """
 
     key: str
     prefix: bool = False
     if_revision: int | None = None
+    limit: int = 0
 
 
 class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):

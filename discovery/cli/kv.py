@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from discovery import limits
 from discovery.cli import client, options, output
 
 
@@ -72,9 +73,16 @@ def put(
 @options.if_revision
 @options.client
 def delete(key: str, prefix: bool, if_revision: int | None, as_json: bool, **connection: Any) -> None:
-    """Delete KEY; fine when it was absent."""
+    """Delete KEY; fine when it was absent. Very many keys under a prefix go in several steps."""
     query = {"prefix": "true" if prefix else None, "if_revision": if_revision}
-    body = options.ask("DELETE", client.with_query(key_path(key), query), **connection).json()
+    if prefix and if_revision is None:
+        query["limit"] = limits.DELETIONS_PER_COMMAND_MAX
+    path = client.with_query(key_path(key), query)
+    body = options.ask("DELETE", path, **connection).json()
+    while body.pop("more", False):
+        deleted = body["deleted"]
+        body = options.ask("DELETE", path, **connection).json()
+        body["deleted"] += deleted
     output.show_json(body) if as_json else click.echo(f"deleted {body['deleted']}, revision {body['revision']}")
 
 

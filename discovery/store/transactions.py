@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain
+from itertools import chain, islice
 from operator import eq, gt, lt, ne
 from typing import Any, Final
 
@@ -42,16 +42,36 @@ def delete(work: Work, command: Delete) -> Result:
     errors = validate.key(command.key, prefix=command.prefix) + validate.revision(command.if_revision)
     if command.prefix and command.if_revision is not None:
         errors.append(FieldError("if_revision", "must not be given together with prefix"))
-    if errors:
+    if errors := errors + _limit_errors(command):
         return invalid(errors)
     old = work.tables.keys.records.get(command.key)
-    refusal = moved(command.if_revision, old.mod_revision if old else 0)
+    refusal = moved(command.if_revision, old.mod_revision if old else 0) or _too_many(work, [command])
     return work.written(deleted=_delete(work, command)) if refusal is None else refusal
+
+
+def _limit_errors(op: Delete) -> list[FieldError]:
+    most = limits.DELETIONS_PER_COMMAND_MAX if op.prefix else 0
+    return [] if 0 <= op.limit <= most else [FieldError("limit", f"must be 0..{most}", op.limit)]
+
+
+def _too_many(work: Work, ops: Iterable[TxnOp]) -> Failure | None:
+    """The refusal when deletes would remove more than a command may: it would hold up every node.
+
+    It stops to count at the limit. A key that two of them name is counted twice.
+    """
+    most = limits.DELETIONS_PER_COMMAND_MAX
+    matching = chain.from_iterable(_matching(work, op) for op in ops if isinstance(op, Delete))
+    if next(islice(matching, most, None), None) is None:
+        return None
+    way_out = f"repeat DELETE with ?prefix=true&limit={most}, or use longer prefixes"
+    text = f"more than {most} keys would go at once: {way_out}"
+    return Failure("too_large", text, "prefix", f"must be of at most {most} keys")
 
 
 def _matching(work: Work, op: Delete | Get) -> Iterable[str]:
     if op.prefix:
-        return work.tables.keys.with_prefix(op.key)
+        most = op.limit or None if isinstance(op, Delete) else None
+        return islice(work.tables.keys.with_prefix(op.key), most)
     return [op.key] if op.key in work.tables.keys.records else []
 
 
@@ -93,7 +113,8 @@ def txn(work: Work, command: Txn) -> Result:
         return invalid(errors)
     succeeded = all(_holds(work, compare) for compare in command.compare)
     ops = command.then if succeeded else command.orelse
-    refusal = _no_room(work, [op for op in ops if isinstance(op, Put)]) or _answer_too_large(work, ops)
+    puts = [op for op in ops if isinstance(op, Put)]
+    refusal = _no_room(work, puts) or _too_many(work, ops) or _answer_too_large(work, ops)
     if refusal is not None:
         return refusal
     results = tuple(_do(work, op) for op in ops)
@@ -135,6 +156,8 @@ def _op_errors(op: TxnOp) -> list[FieldError]:
     errors = _put_errors(op) if isinstance(op, Put) else validate.key(op.key, prefix=op.prefix)
     if not isinstance(op, Get) and op.if_revision is not None:
         errors.append(FieldError("if_revision", "must be a compare of the transaction"))
+    if isinstance(op, Delete) and op.limit:
+        errors.append(FieldError("limit", "must not be given in a transaction"))
     return errors
 
 

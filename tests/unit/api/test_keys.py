@@ -162,6 +162,21 @@ async def test_prefixes_are_listed_in_pages_and_deleted_at_once(client: Any) -> 
     assert [item["key"] for item in (await client.ask("GET", f"{KV}/?prefix=true")).json["items"]] == ["q"]
 
 
+async def test_a_prefix_of_very_many_keys_is_deleted_in_steps(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DELETIONS_PER_COMMAND_MAX", 3)
+    for number in range(5):
+        await client.ask("PUT", f"{KV}/p/{number}", b"")
+    refused = await client.ask("DELETE", f"{KV}/p/?prefix=true")
+    assert refused.status == 413
+    assert "repeat DELETE with ?prefix=true&limit=3" in refused.json["detail"]
+    path = f"{KV}/p/?prefix=true&limit=3"
+    assert (await client.ask("DELETE", path)).json == {"deleted": 3, "revision": 6, "more": True}
+    assert (await client.ask("DELETE", path)).json == {"deleted": 2, "revision": 7, "more": False}
+    for query, rule in (("prefix=true&limit=4", "must be 1..3"), ("limit=1", "is only for ?prefix=true")):
+        answer = await client.ask("DELETE", f"{KV}/p/?{query}")
+        assert (answer.status, answer.json["errors"][0]["rule"]) == (400, rule)
+
+
 async def test_a_page_of_large_values_ends_early(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LIST_BYTES_MAX", 250_000)
     for number in range(5):

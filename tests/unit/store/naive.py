@@ -182,7 +182,8 @@ class Naive:
         self.store_row(self.keys, command.key, command.value, command.lease, (command.key,))
 
     def matching(self, op):
-        return sorted(key for key in self.keys if (key.startswith(op.key) if op.prefix else key == op.key))
+        found = sorted(key for key in self.keys if (key.startswith(op.key) if op.prefix else key == op.key))
+        return found[: getattr(op, "limit", 0) or None]
 
     def delete(self, command):
         self.check(command.if_revision, self.keys, command.key)

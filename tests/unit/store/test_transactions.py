@@ -33,6 +33,26 @@ def test_deleting_what_is_absent_moves_nothing(log):
     assert (written.deleted, written.changed, written.revision) == (0, False, 0)
 
 
+def test_a_prefix_of_too_many_keys_is_deleted_in_steps_only(log, refused, monkeypatch):
+    monkeypatch.setattr(limits, "DELETIONS_PER_COMMAND_MAX", 3)
+    for key in ("a", "p/1", "p/2", "p/3", "p/4"):
+        log(Put(key, b""))
+    refused(Delete("p/", prefix=True), "too_large", "limit=3")
+    refused(Txn((), (Delete("p/", prefix=True),), ()), "too_large", "limit=3")
+    refused(Txn((), (Delete("a"), Delete("p/1"), Delete("p/2"), Delete("p/3")), ()), "too_large", "more than 3")
+    assert len(log.store.keys("")) == 5
+    assert log(Delete("p/", prefix=True, limit=2)).deleted == 2
+    assert [key for key, _ in log.store.keys("p/")] == ["p/3", "p/4"]
+    assert log(Delete("p/", prefix=True)).deleted == 2
+
+
+@pytest.mark.parametrize("limit", [-1, limits.DELETIONS_PER_COMMAND_MAX + 1])
+def test_a_limit_of_a_deletion_is_kept(refused, limit):
+    refused(Delete("a", prefix=True, limit=limit), "invalid_input", "limit")
+    refused(Delete("a", limit=1), "invalid_input", "limit")
+    refused(Txn((), (Delete("a", prefix=True, limit=1),), ()), "invalid_input", "in a transaction")
+
+
 def test_a_prefix_is_read_and_deleted_in_order(log):
     for key in ("b/2", "a", "b/1", "b", "c", "b0"):
         log(Put(key, key.encode()))
