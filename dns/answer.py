@@ -1,7 +1,7 @@
 """From a question to the sections of its answer, by the table in DESIGN section 7.
 
 Pure. Sources: Kubernetes DNS-Based Service Discovery 1.1.0; RFC 1034 section 4.3.2; RFC 2308 (negatives); RFC 8020
-(empty non-terminals); RFC 8482 (ANY); RFC 2782 (SRV).
+(empty non-terminals); RFC 8482 (ANY); RFC 2782 (SRV); RFC 9460 (SVCB, HTTPS).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from discovery import limits
-from discovery.dns import codes, name, reverse, zone
+from discovery.dns import binding, codes, name, reverse, zone
 from discovery.dns.name import Kind, Labels, Place
-from discovery.dns.sections import ABSENT, EMPTY, Answer, Found, RRSet, member_addresses
+from discovery.dns.sections import ABSENT, EMPTY, Answer, Found, RRSet, member_addresses, targets
 from discovery.dns.service import (
     VIRTUAL_PRIORITY,
     VIRTUAL_WEIGHT,
@@ -151,6 +151,8 @@ def _service(catalogue: Catalogue, place: Place, rtype: int) -> Found:
             if view.is_virtual()
             else (_headless_srv(catalogue, view, None, None))
         )
+    if rtype in binding.TYPES:
+        return binding.find(view, rtype, None, ttl, catalogue.origin.settings.max_answers)
     addresses = view.virtual if view.is_virtual() else view.addresses
     return _addresses(catalogue.origin, addresses, rtype, ttl, view)
 
@@ -179,14 +181,16 @@ def _port(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     view = catalogue.find(place.namespace, place.service)
     if view is None:
         return ABSENT
-    if view.is_virtual():
-        ports = list(_virtual_ports(view, place.protocol, place.port))
-        if not ports:
-            return ABSENT
-        return _virtual_srv(catalogue, view, ports) if rtype == codes.SRV else Found(view=view)
-    if place.port not in view.ports.get(place.protocol, ()):
+    key = (place.protocol, place.port)
+    ports = list(_virtual_ports(view, *key)) if view.is_virtual() else ()
+    if not ports and (view.is_virtual() or place.port not in view.ports.get(place.protocol, ())):
         return ABSENT
-    return _headless_srv(catalogue, view, place.protocol, place.port) if rtype == codes.SRV else Found(view=view)
+    if rtype == codes.SVCB:
+        settings = catalogue.origin.settings
+        return binding.find(view, rtype, key, view.ttl_cap(settings.ttl), settings.max_answers)
+    if rtype != codes.SRV:
+        return Found(view=view)
+    return _virtual_srv(catalogue, view, ports) if view.is_virtual() else _headless_srv(catalogue, view, *key)
 
 
 def _virtual_ports(view: ServiceView, protocol: bytes, port: bytes | None) -> Iterable[Port]:
@@ -219,8 +223,7 @@ def _headless_srv(catalogue: Catalogue, view: ServiceView, protocol: bytes | Non
         spec = member.spec
         for number in dict.fromkeys(member.numbers(protocol, port)):
             data.append(srv(spec.priority, spec.weight, number, owner))
-        sets = [member_addresses(member, rtype, ttl, owner) for rtype in zone.ADDRESS_TYPES]
-        additional += [rrset for rrset in sets if rrset.data]
+        additional += targets(member, ttl, owner)
         if len(data) >= count_max:
             break
     rrset = RRSet(codes.SRV, rotor.ttls.least(ttl), data[:count_max])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# Types (RFC 1035 section 3.2.2, 3596, 2782, 6891, 8945)
+# Types (RFC 1035 section 3.2.2, 3596, 2782, 6891, 8945, 9460)
 A: Final = 1
 NS: Final = 2
 CNAME: Final = 5
@@ -15,6 +15,8 @@ TXT: Final = 16
 AAAA: Final = 28
 SRV: Final = 33
 OPT: Final = 41
+SVCB: Final = 64
+HTTPS: Final = 65
 TSIG: Final = 250
 IXFR: Final = 251
 AXFR: Final = 252
@@ -22,7 +24,7 @@ ANY: Final = 255
 
 TYPES: Final[dict[str, int]] = {
     "A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "HINFO": HINFO, "MX": 15, "TXT": TXT, "AAAA": AAAA,
-    "SRV": SRV, "NAPTR": 35, "DS": 43, "DNSKEY": 48, "SVCB": 64, "HTTPS": 65, "ANY": ANY, "CAA": 257,
+    "SRV": SRV, "NAPTR": 35, "DS": 43, "DNSKEY": 48, "SVCB": SVCB, "HTTPS": HTTPS, "ANY": ANY, "CAA": 257,
 }  # fmt: skip
 TYPE_TEXT: Final[dict[int, str]] = {number: text for text, number in TYPES.items()}
 

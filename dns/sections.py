@@ -64,7 +64,7 @@ def member_addresses(member: Member, rtype: int, ttl_cap: int, owner: bytes | No
     return RRSet(rtype, ttl, [data for data in member.addresses if len(data) == size], owner)
 
 
-def targets(view: ServiceView, member: Member, ttl_cap: int, owner: bytes) -> list[RRSet]:
+def targets(member: Member, ttl_cap: int, owner: bytes) -> list[RRSet]:
     """The addresses of ``owner``, a name of ``member``, for the additional section."""
     sets = [member_addresses(member, rtype, ttl_cap, owner) for rtype in zone.ADDRESS_TYPES]
     return [rrset for rrset in sets if rrset.data]

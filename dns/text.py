@@ -39,6 +39,41 @@ def _strings(data: bytes) -> str:
     return " ".join(f'"{part}"' for part in parts)
 
 
+def _binding(data: bytes) -> str:
+    """SvcParams in the presentation form of RFC 9460 section 2.1 and 7."""
+    target, at = name.read(data, 2)
+    parts = [str(int.from_bytes(data[:2], "big")), name.to_text(target)]
+    while at < len(data):
+        key, length = struct.unpack_from("!HH", data, at)
+        parts.append(_param(key, data[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return " ".join(parts)
+
+
+def _param(key: int, value: bytes) -> str:
+    form = _PARAMS.get(key)
+    return f"{form[0]}={form[1](value)}" if form is not None else f"key{key}={value.hex()}"
+
+
+def _hints(value: bytes, size: int) -> str:
+    return ",".join(_address(value[at : at + size]) for at in range(0, len(value), size))
+
+
+def _protocols(value: bytes) -> str:
+    found = []
+    while value:
+        found.append(value[1 : 1 + value[0]].decode("latin-1"))
+        value = value[1 + value[0] :]
+    return ",".join(found)
+
+
+_PARAMS: Final[dict[int, tuple[str, Callable[[bytes], str]]]] = {
+    1: ("alpn", _protocols),
+    3: ("port", lambda value: str(int.from_bytes(value, "big"))),
+    4: ("ipv4hint", lambda value: _hints(value, 4)),
+    6: ("ipv6hint", lambda value: _hints(value, 16)),
+}
+
 _FORMS: Final[dict[int, Callable[[bytes], str]]] = {
     codes.A: _address,
     codes.AAAA: _address,
@@ -49,6 +84,8 @@ _FORMS: Final[dict[int, Callable[[bytes], str]]] = {
     codes.SOA: _soa,
     codes.TXT: _strings,
     codes.HINFO: _strings,
+    codes.SVCB: _binding,
+    codes.HTTPS: _binding,
 }
 
 
