@@ -57,6 +57,7 @@ def _member(member: MemberStatus) -> dict[str, Any]:
         "alive": member.alive,
         "last_contact_ms": member.last_contact_ms,
         "applied": member.applied,
+        "problem": member.problem or None,
     }
 
 

@@ -94,6 +94,11 @@ class Leadership:
             self._looking = None
 
 
+def report(what: str, error: BaseException) -> None:
+    """A background task died, where nobody ends the process for that."""
+    logger.critical("%s died", what, exc_info=error)
+
+
 class Tasks:
     """Background tasks that must not die in silence.
 

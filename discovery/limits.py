@@ -67,6 +67,7 @@ LOG_RETAINED_BYTES: Final = 32 * 1024 * 1024
 SNAPSHOT_LOG_BYTES_MIN: Final = 8 * 1024 * 1024  # of log between snapshots, or as many as one has
 WAL_SEGMENT_BYTES: Final = 8 * 1024 * 1024
 UNWRITTEN_LOG_BYTES_MAX: Final = 16 * 1024 * 1024  # that a node without room on its disk keeps in memory
+DISK_STALL_S: Final = 2.0  # a write to the log that takes longer is told as a disk that does not answer
 PROPOSALS_WAITING_MAX: Final = 10_000
 PROPOSALS_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -110,6 +111,8 @@ HEARTBEATS_PER_REQUEST_MAX: Final = 10_000
 HEARTBEATS_WAITING_MAX: Final = 200_000  # forwarded to the leader and not answered yet, on one node
 HEARTBEAT_TIMEOUT_S: Final = 2.0
 REMAINING_TIMEOUT_S: Final = 1.0
+TROUBLE_CHARS_MAX: Final = 1_000  # that a node tells the others of what hinders it
+TROUBLE_S_MAX: Final = 5.0  # for which that counts without being told again
 BARRIER_TIMEOUT_S: Final = 5.0
 WAIT_S_DEFAULT: Final = 60.0
 WAIT_S_MAX: Final = 600.0

@@ -214,6 +214,7 @@ class _NodeCollector(Collector):
         yield _counter("discovery_disk_full_batches", "Batches of the log that found no room.", disk.fulls)
         yield _gauge("discovery_disk_log_bytes", "Bytes of the log's files.", disk.log_bytes)
         yield _gauge("discovery_disk_snapshot_bytes", "Bytes of the newest snapshot.", disk.snapshot_bytes)
+        yield _gauge("discovery_disk_write_waiting_seconds", "Age of the write under way to the log.", disk.stalled_s)
         yield _counter("discovery_disk_syncs", "Batches that were written to the log.", disk.syncs)
         yield _counter("discovery_disk_sync_seconds", "Time spent writing and syncing them.", disk.sync_s)
 

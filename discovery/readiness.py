@@ -34,7 +34,9 @@ def problems(status: RaftStatus, founded: bool, workers_behind: Sequence[str]) -
     if status.standing == "removed":
         how = "stop it; to use it again, empty its data directory, start it and add it (discovery members add)"
         found.append(Problem("member", f"this node was removed from the cluster: {how}", ALL))
-    if status.leader is None:
+    if status.disk.stalled:
+        found.append(Problem("disk", status.disk.stalled, frozenset({"reads", "writes"})))
+    elif status.leader is None:
         found.append(Problem("leader", "no leader is known", frozenset({"reads", "writes"})))
     elif status.leader == status.node and not status.ready:
         found.append(Problem("leader", "this node was elected and has not begun to lead", frozenset({"writes"})))

@@ -19,7 +19,7 @@ import msgspec
 from discovery import limits
 from discovery.checkpoints import Checkpoints
 from discovery.command import Command, Failure, Found, Idempotency, LeaseEffect, Meta, TxnDone, Written, encode
-from discovery.consensus import Consensus, Leadership, Tasks
+from discovery.consensus import Consensus, Leadership, Tasks, report
 from discovery.errors import FieldError, InvalidInput, NotApplied, NotFound, RegistryError, TooLarge, from_code
 from discovery.evictions import Evictions
 from discovery.heartbeats import MISSING, Beat, Heartbeats, HeartbeatService, summary
@@ -28,6 +28,7 @@ from discovery.model import Lease, lease_text
 from discovery.raft.types import RaftStatus, Role
 from discovery.readiness import Freshness, Problem, problems
 from discovery.store import Outcome, Store
+from discovery.troubles import Troubles
 
 logger: Final = logging.getLogger(__name__)
 
@@ -40,10 +41,6 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _revisions: Final[msgspec.msgpack.Decoder[tuple[int, int]]] = msgspec.msgpack.Decoder(tuple[int, int])
 _ids: Final[msgspec.msgpack.Decoder[list[int]]] = msgspec.msgpack.Decoder(list[int])
 _millis: Final[msgspec.msgpack.Decoder[list[int | None]]] = msgspec.msgpack.Decoder(list[int | None])
-
-
-def _fatal(what: str, error: BaseException) -> None:
-    logger.critical("%s died", what, exc_info=error)
 
 
 class Registry:
@@ -71,7 +68,7 @@ class Registry:
         history: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        fatal: Callable[[str, BaseException], object] = _fatal,
+        fatal: Callable[[str, BaseException], object] = report,
     ) -> None:
         self.node_id = node_id
         self.hub = hub
@@ -96,6 +93,7 @@ class Registry:
         self.checkpoints = Checkpoints(raft, self.lead, self._tasks)
         self._beats = HeartbeatService(raft, self.lead, lambda: self.store, self.evictions, self.checkpoints)
         self._freshness = Freshness(raft.status, self._clock)
+        self._troubles = Troubles(raft, self._clock)
         raft.on_request(_VISIBLE, self._asked_visible)
         raft.on_request(_REMAINING, self._asked_remaining)
 
@@ -236,7 +234,9 @@ class Registry:
     async def _tell(self) -> None:
         while True:
             self._consider_soon()
-            self.hub.tell(self.lead.leader is not None, self._freshness.leaderless_ms())
+            self._troubles.tell()
+            lost_ms = self._freshness.leaderless_ms()  # a disk that does not answer hides who leads, too
+            self.hub.tell(self.lead.leader is not None and not lost_ms, lost_ms)
             await asyncio.sleep(TELL_S)
 
     # Writing
@@ -260,7 +260,9 @@ class Registry:
         data = encode(command, idempotency, actor)
         if len(data) > limits.COMMAND_BYTES_MAX:
             raise TooLarge(f"the command has {len(data)} bytes, at most {limits.COMMAND_BYTES_MAX} are allowed")
-        result = await self.consensus().propose(data, timeout_s)
+        raft = self.consensus()
+        with self._troubles.named():
+            result = await raft.propose(data, timeout_s)
         if isinstance(result, Failure):
             fields = (FieldError(result.field, result.rule),) if result.field else ()
             raise from_code(result.code, result.detail, fields)
@@ -291,10 +293,9 @@ class Registry:
     async def _visible_at(self, node: str, revision: int, dns: int) -> bool:
         payload = _encoder.encode([revision, dns])
         try:
-            answer = await self.consensus().request(node, _VISIBLE, payload, limits.VISIBLE_TIMEOUT_S)
+            return await self.consensus().request(node, _VISIBLE, payload, limits.VISIBLE_TIMEOUT_S) == _YES
         except RegistryError:
             return False
-        return answer == _YES
 
     def _asked_visible(self, peer: str, payload: bytes) -> Awaitable[bytes]:
         try:
@@ -386,7 +387,7 @@ class Registry:
 
     def status(self) -> RaftStatus:
         """The cluster as this node sees it."""
-        return self.consensus().status()
+        return self._troubles.shown(self.consensus().status())
 
     def readiness(self) -> list[Problem]:
         """What keeps this node from being ready, each with what it keeps it from; empty: ready."""

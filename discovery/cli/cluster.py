@@ -141,6 +141,8 @@ def status(as_json: bool, servers: list[str], token: str, timeout_s: float) -> N
         pairs = [(name, cluster[name]) for name in ("node", "leader", "term", "revision", "history")]
         alive = sum(bool(member["alive"]) for member in cluster["members"])
         pairs += [("members", f"{len(cluster['members'])}, {alive} alive"), ("ready", "yes" if ready.ok else "no")]
+        told = [(member["id"], member.get("problem")) for member in cluster["members"]]
+        pairs += [(f"{node} cannot write", problem) for node, problem in told if problem]
         click.echo(output.fields(pairs))
         if not ready.ok:
             click.echo(output.problem(ready), err=True)

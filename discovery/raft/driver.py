@@ -133,6 +133,7 @@ class Driver:
         self.syncs = 0
         self.sync_s = 0.0
         self.pass_s_max = 0.0
+        self._sync_began: float | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -152,6 +153,11 @@ class Driver:
         watcher: asyncio.Future[None] = self._loop.create_future()
         self._watchers.append(watcher)
         await watcher
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds since the write that is under way was given to the disk; 0 when none is."""
+        return 0.0 if self._sync_began is None else self._clock() - self._sync_began
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -210,7 +216,7 @@ class Driver:
 
     async def _sync(self, batch: bytes) -> bool:
         """Whether the batch is on the disk; without room the engine is told instead, and nothing of it is sent."""
-        begin = self._clock()
+        begin = self._sync_began = self._clock()
         try:
             await self._writer.write(batch)
         except DiskFull as error:
@@ -220,6 +226,8 @@ class Driver:
             self._full = True
             self._engine.unsynced(error.detail)
             return False
+        finally:
+            self._sync_began = None
         if self._full:
             _log.warning("the disk has room again: this node takes part as before")
         self._full = False

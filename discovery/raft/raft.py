@@ -277,7 +277,7 @@ class Raft:
         if self._engine is None:
             return telling.before_founding(self._members, time.monotonic() - self._made_at)
         full = self._engine.status().full
-        disk = telling.disk_status(full, self._wal, self._snapshots, self._driver)
+        disk = telling.disk_status(full, self._disk.path, self._wal, self._snapshots, self._driver)
         return telling.status(self._engine, self._members, disk)
 
     # -- inside -------------------------------------------------------------------------------------------------------

@@ -49,7 +49,10 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
-    """A member for people: :class:`PeerStatus` with the addresses that the transport knows."""
+    """A member for people: :class:`PeerStatus` with the addresses that the transport knows.
+
+    ``problem``: what hinders its disk, as it told; empty: nothing that is known here.
+    """
 
     id: str
     raft: str
@@ -58,6 +61,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     alive: bool
     last_contact_ms: int | None
     applied: int | None
+    problem: str = ""
 
 
 class DiskStatus(msgspec.Struct, frozen=True):
@@ -68,6 +72,8 @@ class DiskStatus(msgspec.Struct, frozen=True):
         log_bytes, snapshot_bytes: of the files of the log and of the newest snapshot.
         syncs, sync_s: batches that were written to the log since the start, and the seconds that took in all.
         fulls: batches of the log that found no room.
+        stalled: why the disk counts as one that does not answer, empty when it does.
+        stalled_s: seconds that the write which is under way has taken so far, 0 when none is.
     """
 
     full: str = ""
@@ -76,6 +82,13 @@ class DiskStatus(msgspec.Struct, frozen=True):
     syncs: int = 0
     sync_s: float = 0.0
     fulls: int = 0
+    stalled: str = ""
+    stalled_s: float = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """What keeps this node from writing, empty when nothing does."""
+        return self.stalled or self.full
 
 
 class RaftStatus(msgspec.Struct, frozen=True):

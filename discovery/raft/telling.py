@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from discovery import limits
 from discovery.raft.driver import Driver
 from discovery.raft.engine import Engine
 from discovery.raft.membership import Membership
@@ -20,32 +23,44 @@ def before_founding(members: Membership, leaderless_s: float) -> RaftStatus:
 def status(engine: Engine, members: Membership, disk: DiskStatus) -> RaftStatus:
     """Role, term, indices and all members as this node sees them."""
     told = engine.status()
+    leader, leaderless_s = told.leader, told.leaderless_s
+    if disk.stalled:  # nothing was heard or done since: whoever led then, this node itself included, may not any more
+        leader, leaderless_s = None, max(leaderless_s, disk.stalled_s)
     peers = list(told.peers)
     if members.node in members.active.members:
         peers.append(PeerStatus(members.node, True, 0.0, told.applied, told.last_index))
-    shown = tuple(_member(members, peer, told.leader) for peer in sorted(peers, key=lambda peer: peer.id))
+    shown = tuple(_member(members, peer, leader) for peer in sorted(peers, key=lambda peer: peer.id))
     return RaftStatus(
         node=told.node,
         role=told.role,
         term=told.term,
-        leader=told.leader,
-        ready=told.ready,
+        leader=leader,
+        ready=told.ready and not disk.stalled,
         commit=told.commit,
         applied=told.applied,
         last_index=told.last_index,
         members=shown,
-        leaderless_s=told.leaderless_s,
+        leaderless_s=leaderless_s,
         disk=disk,
         standing="removed" if members.removed else told.standing,
     )
 
 
-def disk_status(full: str, wal: Wal, snapshots: SnapshotStore, driver: Driver | None) -> DiskStatus:
-    """The data directory in figures."""
+def disk_status(full: str, place: Path, wal: Wal, snapshots: SnapshotStore, driver: Driver | None) -> DiskStatus:
+    """The data directory in figures; ``place`` is where the log is."""
     sizes = (wal.bytes_retained, snapshots.latest_bytes)
     if driver is None:
         return DiskStatus(full, *sizes)
-    return DiskStatus(full, *sizes, driver.syncs, driver.sync_s, driver.fulls)
+    seconds = driver.waiting_s
+    stalled = _stalled(place, seconds) if seconds >= limits.DISK_STALL_S else ""
+    return DiskStatus(full, *sizes, driver.syncs, driver.sync_s, driver.fulls, stalled, seconds)
+
+
+def _stalled(place: Path, seconds: float) -> str:
+    return (
+        f"the disk does not answer: a write to the log in {place} has been under way for {seconds:.0f} s. Way out: "
+        f"look after the disk (dmesg, iostat); this node goes on by itself when it answers, the others go on meanwhile"
+    )
 
 
 def _member(members: Membership, peer: PeerStatus, leader: str | None) -> MemberStatus:

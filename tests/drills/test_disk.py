@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -259,6 +260,83 @@ def test_slow_syncs_cost_time_and_nothing_else(
         assert leader.request("GET", "cluster").json()["term"] <= term + 1, "leadership must not go to and fro"
     finally:
         cluster.close()
+
+
+def test_a_disk_that_hangs_is_told_by_readiness_status_and_metrics_and_ends_by_itself(
+    tmp_path: Path, require_root: Need, require_tool: Need, say: Say
+) -> None:
+    require_root()
+    strace = str(require_tool("strace", "strace"))
+    cluster = Cluster(tmp_path)
+    try:
+        leader = cluster.start().leader()
+        other = cluster.followers()[0]
+        assert leader.register("web", "one", "10.0.0.1", ttl=60).status == 201
+        process = leader.node_process()
+        with injected(strace, process, "delay_enter=600000000"):
+            began = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                assert put(leader, "hangs", timeout_s=1) in (503, 504)
+            eventually(lambda: written(other, "elsewhere"), 30, "a write elsewhere")
+            eventually(lambda: ready(leader, "writes") == 503, what="a node that says it is not ready")
+            _assert_told(leader)
+            told = eventually(lambda: problems(other).get(leader.id), 20, "another node that names it")
+            assert "the disk does not answer" in told
+            assert ready(other, "writes") == 200
+            hung = time.monotonic() - began
+        freed = time.monotonic()
+        eventually(lambda: ready(leader, "writes") == 200, 30, "a node that is ready again")
+        eventually(lambda: not problems(other), 20, "nobody who says otherwise")
+        say(f"a disk that hung for {hung:.1f} s: ready again after {time.monotonic() - freed:.2f} s")
+        assert leader.node_process() == process
+        assert "elsewhere" in keys(leader)
+    finally:
+        cluster.close()
+
+
+def _assert_told(node: Node) -> None:
+    """What a node says, promises and goes on doing while its disk does not answer."""
+    said = node.request("GET", "/readyz").body.decode()
+    assert "the disk does not answer" in said
+    assert str(node.data / "raft") in said
+    assert (ready(node, "reads"), ready(node, "dns")) == (503, 200)
+    assert metric(node, "discovery_disk_write_waiting_seconds") >= 2
+    assert node.request("GET", "cluster").json()["leader"] is None, "it cannot know who leads"
+    assert node.ask("web.default").addresses == ["10.0.0.1"]
+    beat = "namespaces/default/services/web/instances/one/heartbeat"
+    assert node.request("PUT", beat).status == 503, "what nobody confirms is not acknowledged"
+
+
+def problems(node: Node) -> dict[str, str]:
+    """Whose disks hinder the cluster, as one node has heard."""
+    members = node.request("GET", "cluster").json()["members"]
+    return {member["id"]: member["problem"] for member in members if member["problem"]}
+
+
+def test_two_full_disks_of_three_are_named_by_every_node(cluster: Cluster) -> None:
+    full, also = cluster.followers()
+    roomy = cluster.leader()
+    fillers = [fill(full.data), fill(also.data)]
+    with contextlib.suppress(TimeoutError):  # a write by which they notice
+        put(roomy, "unknown", timeout_s=0.5)
+    refused = eventually(lambda: named(full, also), 30, "a refusal that names the other one too")
+    assert {str(node.data / "raft") in refused for node in (full, also)} == {True}
+    for node in cluster:
+        eventually(lambda node=node: {full.id, also.id} == set(problems(node)), 30, "both in its list of members")
+    line = [str(Path(sys.executable).with_name("discovery")), "status", "--server", roomy.url]
+    shown = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert re.findall(r"^(n\d) cannot write +the disk is full", shown.stdout, re.M) == sorted([full.id, also.id])
+    for filler in fillers:
+        filler.unlink()
+    eventually(lambda: written(roomy, "after"), 30, "writes once there is room")
+    for node in cluster:
+        eventually(lambda node=node: not problems(node), 20, "nobody who is hindered")
+
+
+def named(node: Node, other: Node) -> str | None:
+    """Why a full node refuses a write, once it names the disk of the other one too."""
+    detail = str((refused_for_want_of_room(node) or {}).get("detail"))
+    return detail if f"{other.id}: the disk is full" in detail else None
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------

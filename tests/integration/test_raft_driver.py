@@ -203,3 +203,14 @@ async def test_a_damaged_transfer_is_told_and_a_failing_disk_ends_the_process(sc
     await run(scene, Output(jobs=[InstallSnapshot(6, 1, Receiver(OSError(5, "I/O error")))]))
     await until(lambda: scene.deaths)
     assert scene.deaths[0][0] == "a snapshot cannot be written or loaded"
+
+
+async def test_how_long_a_write_has_been_under_way_is_known_while_it_is(scene):
+    assert scene.driver.waiting_s == 0
+    scene.disk.clear()
+    scene.outputs.append(Output(batch=b"batch"))
+    scene.driver.wake()
+    await until(lambda: scene.driver.waiting_s > 0.01)
+    scene.disk.set()
+    await until(lambda: scene.order[-1] == "synced")
+    assert scene.driver.waiting_s == 0

@@ -45,6 +45,7 @@ class Member(msgspec.Struct):
     alive: bool
     last_contact_ms: int | None
     applied: int | None
+    problem: str = ""
 
 
 class Status(msgspec.Struct):

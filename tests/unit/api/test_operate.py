@@ -72,6 +72,7 @@ async def test_the_cluster_is_shown_as_this_node_sees_it(client: Any) -> None:
                 "alive": True,
                 "last_contact_ms": 0,
                 "applied": 7,
+                "problem": None,
             }
         ],
     }

@@ -16,11 +16,13 @@ def member(id: str, contact_ms: int | None) -> MemberStatus:
 
 
 def status(
-    leader="n1", *, ready=False, commit=5, applied=5, contacts=(10, 30), leaderless_s=0.0, full=""
+    leader="n1", *, ready=False, commit=5, applied=5, contacts=(10, 30), leaderless_s=0.0, full="", stalled=""
 ) -> RaftStatus:
     others = tuple(member(f"n{number}", contact) for number, contact in enumerate(contacts, 2))
     members = (member("n1", 0), *others)
-    return RaftStatus("n1", "follower", 3, leader, ready, commit, applied, 9, members, leaderless_s, DiskStatus(full))
+    return RaftStatus(
+        "n1", "follower", 3, leader, ready, commit, applied, 9, members, leaderless_s, DiskStatus(full, stalled=stalled)
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,10 +34,21 @@ def status(
         (status("n1", ready=False), True, [], ["leader"], {"writes"}),
         (status("n2"), False, [], ["history"], {"dns", "reads", "writes"}),
         (status("n2", full="the disk is full"), True, [], ["disk"], {"writes"}),
+        (status(None, stalled="the disk does not answer"), True, [], ["disk"], {"reads", "writes"}),
         (status("n2", applied=4), True, [], ["applied"], {"dns", "reads", "writes"}),
         (status("n2"), True, ["DNS worker 0 is not connected"], ["dns_workers"], {"dns"}),
     ],
-    ids=["leads", "follows", "no leader", "elected only", "not founded", "disk full", "not applied", "worker behind"],
+    ids=[
+        "leads",
+        "follows",
+        "no leader",
+        "elected only",
+        "not founded",
+        "disk full",
+        "disk hangs",
+        "not applied",
+        "worker behind",
+    ],
 )
 def test_each_thing_that_is_missing_is_named_with_what_it_hinders(seen, founded, behind, names, areas):
     found = problems(seen, founded, behind)
