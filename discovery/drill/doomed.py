@@ -50,7 +50,7 @@ class Fleet:
 
     def place(self, number: int) -> tuple[str, str, str]:
         """(service, id, address) of instance ``number``."""
-        return f"{self.prefix}{number // PER_SERVICE}", f"d{number}", f"10.66.{number // 250}.{number % 250 + 1}"
+        return f"{self.prefix}{number // PER_SERVICE}", f"d{number}", _address(number)
 
     def names(self) -> dict[str, int]:
         """DNS name of each service → how many instances it has, each with an address of its own."""
@@ -117,6 +117,11 @@ class Fleet:
             except (aiohttp.ClientError, TimeoutError, OSError):
                 continue
         return False
+
+
+def _address(number: int) -> str:
+    """Of the first 60,000 in 10.66.0.0/16, of the others above."""
+    return f"10.{66 + number // 60_000}.{number % 60_000 // 250}.{number % 250 + 1}"
 
 
 class Watch:
