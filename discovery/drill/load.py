@@ -201,6 +201,15 @@ class DnsProbe:
             and not expected <= reply.addresses
         ]
 
+    def unanswered(self, begin: float, end: float) -> list[Reply]:
+        """The questions asked in a span that no answer came to."""
+        return [
+            reply
+            for replies in self.replies.values()
+            for reply in replies
+            if reply.rcode == NO_ANSWER and begin <= reply.asked <= end
+        ]
+
     def refused(self, begin: float, end: float) -> list[Reply]:
         """The SERVFAIL answers of a span."""
         return [
