@@ -40,7 +40,8 @@ On any other cluster, a file says how (docs/drill.md), with {id} for the node:
 
 \b
 It writes only keys below drill/ and instances in the namespace drill, and removes them.
-Exit codes: 0 all passed; 1 one failed, or the cluster was not fit; 2 usage.""",
+Ctrl-C and SIGTERM end it in order: nodes are brought back, the report holds what was measured.
+Exit codes: 0 all passed; 1 one failed, the cluster was not fit, or called off; 2 usage.""",
 )
 @click.argument("scenarios", nargs=-1, required=True, type=click.Choice(NAMES), metavar="SCENARIO…")
 @click.option("--config", "plan", type=click.Path(path_type=Path), metavar="FILE", help="How to kill and start nodes")
@@ -108,19 +109,28 @@ def _plan(file: Path) -> Plan:
 
 
 def _run(order: Order, yes: bool) -> Report:
-    """Play it; Ctrl-C and SIGTERM end it in order, after the nodes were brought back."""
+    """Play it; from when it may break something, Ctrl-C and SIGTERM end it in order."""
     from discovery.drill.rehearsal import rehearse
 
     async def main() -> Report:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await rehearse(order, lambda chosen: _leave(chosen, yes), lambda line: click.echo(line, err=True))
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def call_off() -> None:
+            again = stop.is_set()
+            click.echo("still bringing the nodes back" if again else "called off: bringing the nodes back", err=True)
+            stop.set()
+
+        def leave(chosen: Chosen) -> None:
+            _leave(chosen, yes)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, call_off)
+
+        return await rehearse(order, leave, lambda line: click.echo(line, err=True), stop)
 
     try:
         return asyncio.run(main())
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        output.fail("called off; the nodes were brought back")
+    except KeyboardInterrupt:
+        output.fail("called off before anything was done")
 
 
 def _leave(chosen: Chosen, yes: bool) -> None:

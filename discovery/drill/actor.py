@@ -62,6 +62,7 @@ class CommandActor:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **env},
+            start_new_session=True,  # Ctrl-C calls the drill off; it must not reach what brings a node back
         )
         try:
             output, _ = await asyncio.wait_for(process.communicate(), self._plan.timeout)

@@ -41,7 +41,7 @@ LEGEND: Final = (
 
 def page(report: Report) -> str:
     """The whole page."""
-    verdict = PASSED if report.ok else FAILED
+    verdict = "called off" if report.called_off else PASSED if report.ok else FAILED
     body = "\n".join([*_head(report), *_overview(report), *(part for r in report.results for part in _section(r))])
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -56,7 +56,9 @@ def page(report: Report) -> str:
 def _head(report: Report) -> Iterator[str]:
     total, passed = len(report.rehearsed), sum(result.verdict == PASSED for result in report.rehearsed)
     yield '<p class="kicker">Rehearsal of failures</p>'
-    if report.ok:
+    if report.called_off:
+        yield f'<h1 class="{FAILED}"><span>✗</span> Called off: {passed} of {total} rehearsals passed until then</h1>'
+    elif report.ok:
         yield f'<h1 class="{PASSED}"><span>✓</span> The cluster passed all {total} rehearsals</h1>'
     else:
         yield f'<h1 class="{FAILED}"><span>✗</span> The cluster passed {passed} of {total} rehearsals</h1>'

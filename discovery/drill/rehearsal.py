@@ -1,6 +1,7 @@
 """A whole drill: look, ask for leave, let the load loose, play one scenario after the other, clean up, report.
 
-Whatever happens on the way — a failed command, a lost cluster, Ctrl-C — the nodes that it broke are brought back.
+Whatever happens on the way — a failed command, a lost cluster, Ctrl-C — the nodes that it broke are brought back. Who
+calls it off gets the report of what was measured until then.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -32,6 +33,11 @@ LOCK: Final = "drill/lock"
 LOCK_TTL_S: Final = 60
 LOCK_RENEW_S: Final = 10.0
 CLEAN_S_MAX: Final = 30.0
+CALLED_OFF: Final = "called off before its end"
+
+
+class CalledOff(Exception):
+    """Somebody wants the drill to end."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,15 @@ class Chosen:
         return any(scenario.acts for scenario in self.scenarios)
 
 
-async def rehearse(order: Order, leave: Callable[[Chosen], None], say: Callable[[str], None]) -> Report:
+async def rehearse(
+    order: Order, leave: Callable[[Chosen], None], say: Callable[[str], None], stop: asyncio.Event
+) -> Report:
     """The whole drill.
 
     Args:
         leave: asked before anything is written or broken; raises to call it off.
         say: takes each line of progress.
+        stop: once set, the scenario under way is broken off, and what was measured is reported.
 
     Raises:
         Unfit: the cluster is not healthy, or another drill runs on it.
@@ -86,7 +95,7 @@ async def rehearse(order: Order, leave: Callable[[Chosen], None], say: Callable[
         run = secrets.token_hex(3)
         async with _alone(target, run):
             stage = Stage(target, chosen.actor, order.scale, run, say)
-            return await _perform(order, chosen, stage)
+            return await _perform(order, chosen, stage, stop)
 
 
 def choose(order: Order, target: Target) -> Chosen:
@@ -124,19 +133,21 @@ def _obstacle(scenario: Scenario, target: Target, actor: Actor | None, why: str)
     return ""
 
 
-async def _perform(order: Order, chosen: Chosen, stage: Stage) -> Report:
+async def _perform(order: Order, chosen: Chosen, stage: Stage, stop: asyncio.Event) -> Report:
     started, began = datetime.now(UTC), time.monotonic()
     results: list[Result] = []
     try:
         async with stage.load():
             for scenario in chosen.scenarios:
-                results.append(await _play(scenario, stage, order.limits))
+                if stop.is_set():
+                    break
+                results.append(await _play(scenario, stage, order.limits, stop))
                 if results[-1].failure:
                     break
     finally:
         await asyncio.shield(asyncio.ensure_future(_finish(stage)))
-    for scenario in chosen.scenarios[len(results) :]:
-        results.append(Result(scenario.name, scenario.title, scenario.story, skipped="the one before did not end well"))
+    why = "called off" if stop.is_set() else "the one before did not end well"
+    results += [Result(one.name, one.title, one.story, skipped=why) for one in chosen.scenarios[len(results) :]]
     replies = [reply for probe in stage.probes.values() for found in probe.replies.values() for reply in found]
     return Report(
         __version__,
@@ -148,21 +159,22 @@ async def _perform(order: Order, chosen: Chosen, stage: Stage) -> Report:
         len(stage.writers.acknowledged()),
         sum(map(is_answer, replies)),
         [*results, *chosen.skipped],
+        called_off=stop.is_set(),
     )
 
 
-async def _play(scenario: Scenario, stage: Stage, limits: Limits) -> Result:
+async def _play(scenario: Scenario, stage: Stage, limits: Limits, stop: asyncio.Event) -> Result:
     """One scenario from a healthy cluster to a healthy cluster."""
     stage.say(f"{scenario.name}: {scenario.title.lower()}")
     await stage.begin()
     failure = ""
     try:
-        await scenario.play(stage)
+        await _unless(stop, scenario.play(stage))
         await stage.target.wait_healthy(CLEAN_S_MAX)
-    except (CannotAct, Unfit, RuntimeError, aiohttp.ClientError, OSError, TimeoutError) as problem:
+    except (CalledOff, CannotAct, Unfit, RuntimeError, aiohttp.ClientError, OSError, TimeoutError) as problem:
         failure = f"{problem or type(problem).__name__}"
         stage.say(f"  it did not come to its end: {failure}")
-        await stage.restore()
+        await stage.restore(CLEAN_S_MAX)
     try:
         evidence = await stage.evidence()
     except Unfit as problem:
@@ -177,6 +189,20 @@ async def _play(scenario: Scenario, stage: Stage, limits: Limits) -> Result:
     )
     stage.say(f"  {result.verdict}")
     return result
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work until ``stop`` is set. Raises :class:`CalledOff` then, and whatever the work raises."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise CalledOff(CALLED_OFF)
+        await working
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _finish(stage: Stage) -> None:

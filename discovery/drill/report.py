@@ -83,6 +83,7 @@ class Report:
         acting: how nodes were killed, for people.
         writes: acknowledged in all.
         answers: DNS answers in all.
+        called_off: somebody ended the drill before it was done.
     """
 
     version: str
@@ -94,6 +95,7 @@ class Report:
     writes: int
     answers: int
     results: Sequence[Result] = field(default_factory=tuple)
+    called_off: bool = False
 
     @property
     def rehearsed(self) -> list[Result]:
@@ -102,8 +104,10 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether something was rehearsed, and all of it passed."""
-        return bool(self.rehearsed) and all(result.verdict == PASSED for result in self.rehearsed)
+        """Whether something was rehearsed, all of it passed, and nobody called it off."""
+        return (
+            bool(self.rehearsed) and not self.called_off and all(result.verdict == PASSED for result in self.rehearsed)
+        )
 
     def worst(self, key: str) -> Measure | None:
         """The worst measure named ``key``, or below it as ``dns_gap.n1``: first what failed, then the greatest."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from discovery.drill.actor import Actor
 from discovery.drill.doomed import Fleet, watch
@@ -150,16 +151,24 @@ class Stage:
         await self.target.wait_healthy(RECOVER_S_MAX)
         self.mark(f"{node} serves again", act=False)
 
-    async def restore(self) -> None:
-        """Bring back whatever is still broken, also after a failure; says what cannot be."""
-        for node, (undo, _) in list(self._broken.items()):
+    async def restore(self, wait_s: float = 0.0) -> None:
+        """Bring back whatever is still broken, also after a failure; says what cannot be.
+
+        Args:
+            wait_s: how long to wait for a node to serve again, so that what it missed until then counts as our doing.
+        """
+        for node, (undo, since) in list(self._broken.items()):
             assert self.actor is not None
             try:
                 await self.actor.do(undo, node)
-                self.say(f"{undo} {node}")
-                del self._broken[node]
             except Exception as problem:
                 self.say(f"COULD NOT {undo} {node}, do it by hand: {problem}")
+                continue
+            self.mark(f"{undo} {node}")
+            del self._broken[node]
+            with contextlib.suppress(Unfit):
+                await self.target.wait_ready(node, wait_s)
+            self.notes.outages.setdefault(node, []).append(Span(since, time.monotonic()))
 
     # Instances that die
 
@@ -283,4 +292,4 @@ class Stage:
             )
 
 
-Play = Callable[[Stage], Awaitable[None]]
+Play = Callable[[Stage], Coroutine[Any, Any, None]]

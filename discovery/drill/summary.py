@@ -19,11 +19,12 @@ def verdict(report: Report) -> str:
     """One sentence."""
     total, passed = len(report.rehearsed), sum(result.verdict == PASSED for result in report.rehearsed)
     if not total:
-        return "Nothing was rehearsed."
+        return "Called off before anything was rehearsed." if report.called_off else "Nothing was rehearsed."
     counted = f"{passed} of {total} scenarios passed"
+    word = "CALLED OFF" if report.called_off else "PASSED" if report.ok else "FAILED"
     lost, wrong, evicted = (report.total(key) for key in ("lost_writes", "wrong_answers", "false_evictions"))
     return (
-        f"{'PASSED' if report.ok else 'FAILED'}: {counted}; {lost} of {report.writes:,} acknowledged writes lost, "
+        f"{word}: {counted}; {lost} of {report.writes:,} acknowledged writes lost, "
         f"{wrong} of {report.answers:,} DNS answers wrong, {evicted} living instances evicted."
     )
 

@@ -99,17 +99,21 @@ def test_all_that_is_possible_is_rehearsed_reported_and_removed(run: Run, tmp_pa
 
 
 @pytest.mark.timeout(60)
-def test_ctrl_c_brings_back_what_was_frozen(run: Run) -> None:
-    drill = run.drill("leader-pause", "--yes")
+def test_ctrl_c_brings_back_what_was_frozen_and_reports_what_was_measured(run: Run, tmp_path: Path) -> None:
+    drill = run.drill("leader-pause", "--yes", "--json", f"{tmp_path}/r.json")
     assert drill.stderr is not None
     for line in drill.stderr:
         if "freeze the leader" in line:
             break
     drill.send_signal(signal.SIGINT)
-    _, err = drill.communicate(timeout=30)
+    out, err = drill.communicate(timeout=30)
     assert drill.returncode == 1
     assert re.search(r"resume n\d", err)
     assert "called off" in err
+    assert "CALLED OFF: 0 of 1 scenarios passed" in out
+    (result,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert result["failure"] == "called off before its end"
+    assert {measure["key"]: measure["value"] for measure in result["measures"]}["lost_writes"] == 0
     eventually(run.healthy, 10, "a healthy cluster")
     eventually(lambda: left_behind(run.cluster.nodes[0]) == ([], []), 10, "a clean cluster")
 

@@ -111,6 +111,16 @@ def test_the_summary_steers_no_terminal() -> None:
     assert "\x1b" not in summary(report(passed(failure="\x1b[2J"), replace(SKIPPED, skipped="a\x1bb")))
 
 
+def test_a_drill_that_was_called_off_has_not_passed_and_says_so_everywhere() -> None:
+    ended = replace(report(passed()), called_off=True)
+    assert not ended.ok
+    assert verdict(ended).startswith("CALLED OFF: 1 of 1 scenarios passed; 0 of 100 acknowledged writes lost")
+    assert verdict(replace(report(), called_off=True)) == "Called off before anything was rehearsed."
+    assert "Called off: 1 of 1 rehearsals passed until then</h1>" in page(ended)
+    read = json.loads(to_json(ended))
+    assert (read["verdict"], read["called_off"]) == ("failed", True)
+
+
 def test_json_holds_everything_with_verdicts() -> None:
     read = json.loads(to_json(report(passed(), FAILED, SKIPPED)))
     assert read["verdict"] == "failed"
