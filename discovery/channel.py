@@ -2,7 +2,7 @@
 
 One JSON object a line, over a socket pair made anew for each node process:
 
-* to the node: ``{"workers": [[index, pid], …]}`` whenever that list changes;
+* to the node: ``{"workers": [[index, pid], …]}`` whenever that list changes, with ``"reload": true`` on SIGHUP;
 * from the node: ``{"ready": true}`` once; until then ``{"waiting": "…"}``; ``{"serving": [pid, …]}``, the workers that
   have joined their port; ``{"fatal": {"exit": 1 | 2, "text": "…"}}`` before it ends for a reason that a restart cannot
   mend.
@@ -32,10 +32,13 @@ class Channel:
         self.open = True
         self._take = take
 
-    def tell_workers(self, workers: Sequence[tuple[int, int]]) -> None:
-        """Send the list of (index, pid). A node that is dying does not read it; its death is handled on its own."""
+    def tell_workers(self, workers: Sequence[tuple[int, int]], *, reload: bool = False) -> None:
+        """Send the list of (index, pid), and whether to read the certificate again.
+
+        A node that is dying does not read it; its death is handled on its own.
+        """
         with contextlib.suppress(OSError):
-            self.sock.sendall(json.dumps({"workers": workers}).encode() + b"\n")
+            self.sock.sendall(json.dumps({"workers": workers, "reload": reload}).encode() + b"\n")
 
     def read(self) -> None:
         """Take what the node says. A closed channel is not its death: that comes as SIGCHLD."""

@@ -172,9 +172,12 @@ def _advertise_required(config: Config, settings: Settings) -> None:
 
 def _protection(config: Config, settings: Settings) -> None:
     """Nothing listens beyond loopback unprotected by mistake (DESIGN section 8)."""
-    if not is_loopback(config.raft.listen) and not config.raft.secret_file:
+    if not is_loopback(config.raft.listen) and not config.raft.secret_file and not config.tls.cert:
         settings.refuse(
-            "raft.listen", "beyond loopback needs a cluster secret (--raft-secret-file)", config.raft.listen
+            "raft.listen",
+            "beyond loopback needs certificates (--tls-cert, --tls-key, --tls-ca) or a cluster secret "
+            "(--raft-secret-file)",
+            config.raft.listen,
         )
     for address in config.http.listen:
         if not is_loopback(address) and not config.http.insecure:
@@ -205,6 +208,22 @@ def read_secret(config: Config) -> bytes | None:
     if len(secret) < SECRET_BYTES_MIN:
         raise ValueError(f"must hold at least {SECRET_BYTES_MIN} bytes")
     return secret
+
+
+def _certificate(config: Config, settings: Settings) -> None:
+    """Files that make no identity are refused; one that has expired is not: the node still serves what it knows."""
+    paths = msgspec.structs.asdict(config.tls)
+    if not any(paths.values()):
+        return
+    for part, path in paths.items():
+        if not path:
+            settings.refuse(f"tls.{part}", "is required with the other two of --tls-cert, --tls-key and --tls-ca")
+    from discovery import credentials  # not at the head: only who has a certificate pays for OpenSSL
+
+    try:
+        credentials.load(credentials.Files(config.tls.cert, config.tls.key, config.tls.ca), config.id)
+    except credentials.Unfit as problem:
+        settings.refuse(f"tls.{problem.part}", str(problem))
 
 
 def _numbers(config: Config, settings: Settings) -> None:
@@ -240,9 +259,6 @@ def _not_yet(config: Config, settings: Settings) -> None:
     for key, value in (
         ("dns.forward", config.dns.forward),
         ("dns.consul_zone", config.dns.consul_zone),
-        ("tls.cert", config.tls.cert),
-        ("tls.key", config.tls.key),
-        ("tls.ca", config.tls.ca),
     ):
         if value:
             settings.refuse(key, NOT_YET)
@@ -257,6 +273,7 @@ _RULES: Final[tuple[Callable[[Config, Settings], None], ...]] = (
     _advertised,
     _protection,
     _secret,
+    _certificate,
     _numbers,
     _networks,
     _words,

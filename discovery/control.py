@@ -24,9 +24,10 @@ WorkerList = list[tuple[int, int]]
 
 
 class FromSupervisor(msgspec.Struct, frozen=True):
-    """``workers``: (index, pid) of every DNS worker that runs."""
+    """``workers``: (index, pid) of every DNS worker that runs. ``reload``: read the files of the certificate again."""
 
     workers: WorkerList
+    reload: bool = False
 
 
 class Control:
@@ -37,11 +38,15 @@ class Control:
         self._received = b""
         self._said = ""
         self._on_workers: Callable[[WorkerList], None] = lambda workers: None
+        self._on_reload: Callable[[], None] | None = None
         sock.settimeout(SEND_S_MAX)
 
-    def listen(self, on_workers: Callable[[WorkerList], None]) -> None:
-        """Call ``on_workers`` in the running loop with each list of workers that arrives from now on."""
-        self._on_workers = on_workers
+    def listen(self, on_workers: Callable[[WorkerList], None], on_reload: Callable[[], None] | None = None) -> None:
+        """Call ``on_workers`` in the running loop with each list of workers that arrives from now on.
+
+        ``on_reload`` is called when the files of the certificate should be read again.
+        """
+        self._on_workers, self._on_reload = on_workers, on_reload
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._read)
 
     def close(self) -> None:
@@ -82,4 +87,7 @@ class Control:
             return
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
-            self._on_workers(msgspec.json.decode(line, type=FromSupervisor).workers)
+            told = msgspec.json.decode(line, type=FromSupervisor)
+            self._on_workers(told.workers)
+            if told.reload and self._on_reload is not None:
+                self._on_reload()

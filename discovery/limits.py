@@ -79,6 +79,7 @@ PEER_UNREAD_BYTES_MAX: Final = 16 * 1024 * 1024  # received and not worked off; 
 PEER_REQUESTS_MAX: Final = 1024  # unanswered questions of one peer
 PEER_HANDSHAKES_MAX: Final = 32
 PEER_HANDSHAKE_BYTES_MAX: Final = 4096
+PEER_TLS_HANDSHAKE_BYTES_MAX: Final = 64 * 1024
 PEER_HANDSHAKE_S_MAX: Final = 1.0
 MEMBERSHIP_TIMEOUT_S: Final = 10.0  # a change of members; then 503 or 504
 HANDOVER_TIMEOUT_S: Final = 3.0

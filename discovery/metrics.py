@@ -168,6 +168,7 @@ class _NodeCollector(Collector):
         yield from self._leases()
         yield from self._raft()
         yield from self._disk()
+        yield from self._certificate()
 
     def _state(self) -> Iterator[Metric]:
         store = self._node.store
@@ -217,6 +218,18 @@ class _NodeCollector(Collector):
         yield _gauge("discovery_disk_write_waiting_seconds", "Age of the write under way to the log.", disk.stalled_s)
         yield _counter("discovery_disk_syncs", "Batches that were written to the log.", disk.syncs)
         yield _counter("discovery_disk_sync_seconds", "Time spent writing and syncing them.", disk.sync_s)
+
+    def _certificate(self) -> Iterator[Metric]:
+        told = self._node.status().certificate
+        if told is None:
+            return
+        yield _gauge(
+            "discovery_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use or its authority expires; 0 when none fits.",
+            told.expires,
+        )
+        text = "1 when the files of the certificate as they are now do not fit."
+        yield _gauge("discovery_tls_certificate_unfit", text, bool(told.unfit))
 
 
 class _WorkerCollector(Collector):

@@ -30,13 +30,16 @@ from discovery import limits, log, presence
 from discovery.api import app
 from discovery.api.server import Server
 from discovery.config_rules import read_secret
+from discovery.config_schema import Config
 from discovery.consensus import Tasks
 from discovery.control import Control
+from discovery.credentials import Files
 from discovery.dns.resolver import Resolver
 from discovery.dns.settings import Settings as DnsSettings
 from discovery.errors import ConfigError, CorruptData, DiskFull
 from discovery.hub import Hub
 from discovery.launch import NodeSettings
+from discovery.raft.certificate import Keeper
 from discovery.raft.driver import end_process
 from discovery.raft.identity import InUse
 from discovery.raft.raft import Raft, RaftConfig
@@ -72,7 +75,8 @@ class Node:
         self._registry = Registry(
             settings.config.id, self._hub, history=lambda: secrets.token_hex(8), fatal=end_process
         )
-        self._raft = self._member(_raft_config(settings))
+        self._keeper = _keeper(settings.config)
+        self._raft = self._member(_raft_config(settings, self._keeper))
         self._registry.attach(self._raft)
         self._presence = _presence(settings, self._registry)
         self._server: Server | None = None
@@ -125,7 +129,9 @@ class Node:
         settings = self._settings
         await self._hub.start(settings.feed)
         self._hub.on_serving(self._control.serving)
-        self._control.listen(self._hub.set_workers)
+        if self._keeper is not None:
+            self._spawn("certificate", self._keeper.run())
+        self._control.listen(self._hub.set_workers, self._keeper.ask if self._keeper else None)
         await self._registry.start()
         await self._raft.start([socket.socket(fileno=settings.raft_fd)])
         if self._raft.cluster:  # what a new node waits for is told by the API
@@ -176,7 +182,13 @@ class Node:
             await asyncio.sleep(DRAIN_POLL_S)
 
 
-def _raft_config(settings: NodeSettings) -> RaftConfig:
+def _keeper(config: Config) -> Keeper | None:
+    """Of the certificate. One that does not fit any more is no reason not to start: this node still serves DNS."""
+    tls = config.tls
+    return Keeper(Files(tls.cert, tls.key, tls.ca), config.id) if tls.cert else None
+
+
+def _raft_config(settings: NodeSettings, keeper: Keeper | None) -> RaftConfig:
     config = settings.config
     return RaftConfig(
         node=config.id,
@@ -186,6 +198,7 @@ def _raft_config(settings: NodeSettings) -> RaftConfig:
         raft=settings.raft_address,
         http=settings.http_url,
         secret=read_secret(config),
+        keeper=keeper,
         version=discovery.__version__,
     )
 

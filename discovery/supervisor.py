@@ -4,7 +4,8 @@ It must be the part that never fails, so it does little: one thread, one ``selec
 control channel to the node; no asyncio, HTTP, Raft or registry. It works as PID 1 of a container: whatever process is
 handed to it is reaped. Children are killed by the kernel when it dies (:func:`discovery.process.die_with_parent`).
 
-SIGTERM drains and ends, SIGUSR2 changes to the version that is installed now (:mod:`discovery.upgrade`).
+SIGTERM drains and ends, SIGUSR2 changes to the version that is installed now (:mod:`discovery.upgrade`), SIGHUP has the
+certificate read again.
 """
 
 from __future__ import annotations
@@ -169,7 +170,8 @@ class Supervisor:
                 elif number == signal.SIGUSR2:
                     self._on_upgrade()
                 elif number == signal.SIGHUP:
-                    logger.info("SIGHUP: no option of this version can be changed while running")
+                    logger.info("SIGHUP: certificates, if any, are read again; no option can be changed while running")
+                    self._tell_workers(reload=True)
 
     def _on_stop(self, number: signal.Signals) -> None:
         """The first signal drains, a second one, unless it is the echo of the first, hastens."""
@@ -351,11 +353,11 @@ class Supervisor:
 
     # Control channel
 
-    def _tell_workers(self) -> None:
+    def _tell_workers(self, *, reload: bool = False) -> None:
         running = [(index, worker.pid) for index, worker in enumerate(self._workers) if worker.pid is not None]
         running += [(index, former.pid) for former, index in self._leaving.items() if former.pid is not None]
         if self._control is not None:
-            self._control.tell_workers(running)
+            self._control.tell_workers(running, reload=reload)
 
     def _read_control(self) -> None:
         if self._control is not None:

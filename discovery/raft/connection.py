@@ -1,8 +1,9 @@
-"""One TCP connection to a peer: handshake first, then frames of messages, closed at the first thing that is neither.
+"""One TCP connection to a peer: TLS when the node has a certificate, a handshake, then frames of messages.
 
-Memory is bounded: before the handshake a frame is at most ``PEER_HANDSHAKE_BYTES_MAX``, afterwards
-``PEER_FRAME_BYTES_MAX``; what waits to be sent at most ``PEER_SEND_BUFFER_BYTES_MAX`` (else the connection is
-closed, and the peer starts again); what was received but not yet worked off makes the reader pause.
+It is closed at the first thing that is neither. Memory is bounded: before the handshake a frame is at most
+``PEER_HANDSHAKE_BYTES_MAX``, afterwards ``PEER_FRAME_BYTES_MAX``; what waits to be sent at most
+``PEER_SEND_BUFFER_BYTES_MAX`` (else the connection is closed, and the peer starts again); what was received but not
+yet worked off makes the reader pause.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from discovery import limits
 from discovery.errors import InvalidInput
 from discovery.raft import codec
-from discovery.raft.hello import Dialer, Handshake, Refused
+from discovery.raft.hello import Dialer, Handshake, Listener, Refused
+from discovery.raft.secure import HELLO, Stream
 
 if TYPE_CHECKING:
     from discovery.raft.founding import Announced
@@ -38,8 +40,11 @@ class Connection(asyncio.Protocol):
         self._handshake: Handshake | None = handshake
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._tls: Stream | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
+        self._refused = False
+        self._place = ""
         self.unread = 0
         self.peer = ""
         self.replaced = False
@@ -51,20 +56,30 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake, with its time limit."""
         self._transport = cast("asyncio.Transport", transport)
+        self._place = _place(transport.get_extra_info("peername"))
         _set_options(transport.get_extra_info("socket"))
-        if not self._owner.has_secret and not _is_loopback(transport.get_extra_info("peername")):
-            self._refuse("is not on loopback, and this node has no cluster secret (--raft-secret-file)")
+        if not self._owner.is_protected and not _is_loopback(transport.get_extra_info("peername")):
+            self._refuse(
+                "is not on loopback, and this node has neither certificate (--tls-cert) nor cluster secret "
+                "(--raft-secret-file)"
+            )
+            return
+        if self._owner.unfit:
+            self._refuse(f"is not spoken to: {self._owner.unfit}")
             return
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(limits.PEER_HANDSHAKE_S_MAX, self._refuse, "did not finish the handshake in time")
         self._owner.handshake_began(self)
-        if isinstance(self._handshake, Dialer):
+        self._tls = self._owner.secure(server=isinstance(self._handshake, Listener))
+        if self._tls is not None:
+            self._send_sealed(self._tls)
+        elif isinstance(self._handshake, Dialer):
             self._write(self._handshake.first())
 
     def data_received(self, data: bytes) -> None:
         """Split off frames and hand them on; anything improper closes the connection."""
         try:
-            self._split(data)
+            self._split(data if self._tls is None else self._unseal(self._tls, data))
         except Refused as error:
             self._refuse(str(error))
         except InvalidInput as error:
@@ -73,6 +88,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, at once: for a killed process this is the fastest sign there is."""
         self._stop_timer()
+        if isinstance(self._handshake, Dialer) and self._tls is not None and not (self.replaced or self._refused):
+            self._complain("ended the connection before the handshake was done: its log says why")
         self._buffer.clear()
         self._owner.lost(self)
         if not self.closed.done():
@@ -87,10 +104,12 @@ class Connection(asyncio.Protocol):
 
     def send(self, frames: list[bytes]) -> None:
         """Send whole frames, in any pieces, in order; a peer that does not read is dropped when its buffer is full."""
-        transport = self._transport
+        transport, tls = self._transport, self._tls
         if transport is None or transport.is_closing():
             return
-        if len(frames) == 1:
+        if tls is not None:
+            self._seal(tls, frames)
+        elif len(frames) == 1:
             transport.write(frames[0])
         elif sum(map(len, frames)) < _JOINED_BYTES_MAX:
             transport.write(b"".join(frames))
@@ -115,6 +134,33 @@ class Connection(asyncio.Protocol):
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _unseal(self, tls: Stream, data: bytes) -> bytes:
+        """What the bytes of the wire say; answers of TLS itself, alerts too, go out at once."""
+        agreed = tls.names is not None
+        try:
+            text = tls.receive(data)
+            if not agreed and tls.names is not None and self._handshake is not None:
+                self._handshake.certified(tls.names)
+                if isinstance(self._handshake, Dialer):
+                    self._write(self._handshake.first())
+            return text
+        finally:
+            self._send_sealed(tls)
+
+    def _seal(self, tls: Stream, frames: list[bytes]) -> None:
+        """Small frames share a record: each costs a call, 22 bytes and a tag."""
+        if len(frames) == 1 or sum(map(len, frames)) < _JOINED_BYTES_MAX:
+            tls.seal(b"".join(frames))
+        else:
+            for frame in frames:
+                tls.seal(frame)
+        self._send_sealed(tls)
+
+    def _send_sealed(self, tls: Stream) -> None:
+        data = tls.outgoing()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
     def _split(self, data: bytes) -> None:
         buffer = self._buffer
         buffer += data
@@ -133,6 +179,8 @@ class Connection(asyncio.Protocol):
 
     def _check_length(self, length: int) -> None:
         most = limits.PEER_HANDSHAKE_BYTES_MAX if self._handshake is not None else limits.PEER_FRAME_BYTES_MAX
+        if length > most and self._tls is None and length.to_bytes(4, "big").startswith(HELLO):
+            raise Refused("speaks TLS, and this node has no certificate: it needs --tls-cert, --tls-key and --tls-ca")
         if length > most:
             raise Refused(f"announced a frame of {length} bytes, above {most}")
 
@@ -161,14 +209,22 @@ class Connection(asyncio.Protocol):
 
     def _write(self, payload: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(_LENGTH.pack(len(payload)) + payload)
+            self.send([_LENGTH.pack(len(payload)) + payload])
 
     def _refuse(self, why: str) -> None:
-        place = self._transport.get_extra_info("peername") if self._transport is not None else None
-        name = self.peer or (self._handshake.peer_id if self._handshake is not None else "")
-        self._owner.complain(name, f"{name or 'someone'} at {_place(place)} {why}")
-        if self._transport is not None:
+        first, self._refused = not self._refused, True
+        if first:
+            self._complain(why)
+        if self._transport is None:
+            return
+        if first and self._tls is not None and self._handshake is not None:
+            self._transport.close()  # sends first what TLS says about it; the timer sees to it that it ends
+        else:
             self._transport.abort()
+
+    def _complain(self, why: str) -> None:
+        name = self.peer or (self._handshake.peer_id if self._handshake is not None else "")
+        self._owner.complain(name, f"{name or 'someone'} at {self._place} {why}")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

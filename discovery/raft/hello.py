@@ -1,4 +1,4 @@
-"""The handshake of two peers, without I/O: who is there, and does he know the cluster's secret.
+"""The handshake of two peers, without I/O: who is there, is it he, and does he know the cluster's secret.
 
 The node with the lesser id dials::
 
@@ -9,8 +9,10 @@ The node with the lesser id dials::
                                         <-    Accepted()
 
 A proof is HMAC-SHA256 under the cluster secret over the role, both ids, both nonces and the announcement, so that
-none can be replayed, reflected or moved to another connection. Without a secret proofs are empty, and the transport
-lets only loopback peers in. The frames that follow are not protected against someone who can change packets on the way.
+none can be replayed, reflected or moved to another connection. Without a secret proofs are empty. Over TLS the id must
+moreover be a DNS name of the certificate that the other side proved (:meth:`Handshake.certified`). With neither, the
+transport lets only loopback peers in. A secret alone proves who is there and no more: the frames that follow are then
+neither hidden from nor protected against someone who can read or change packets on the way. TLS does both.
 """
 
 from __future__ import annotations
@@ -103,6 +105,7 @@ class Handshake(abc.ABC):
         self._secret = secret
         self._nonce = nonce
         self._other_nonce = b""
+        self._names: frozenset[str] | None = None
         self.peer: Announced | None = None
         self.peer_id = ""
         self.done = False
@@ -118,6 +121,23 @@ class Handshake(abc.ABC):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(f"sent something that is no handshake: {error}") from error
         return self._next(frame)
+
+    def certified(self, names: frozenset[str]) -> None:
+        """The other side proved a certificate with these DNS names: its id must be one of them.
+
+        Raises:
+            Refused: close the connection.
+        """
+        self._names = names
+        self._check_name()
+
+    def _check_name(self) -> None:
+        if self._names is not None and self.peer_id and self.peer_id not in self._names:
+            found = ", ".join(sorted(self._names)) or "no name"
+            raise Refused(
+                f"shows a certificate for {found}, not for {self.peer_id}: either the address leads to another node, "
+                f"or its certificate lacks the DNS name {self.peer_id}"
+            )
 
     @abc.abstractmethod
     def _next(self, frame: _Frame) -> bytes | None:
@@ -198,6 +218,7 @@ class Listener(Handshake):
         if hello.node not in self._peers or hello.node >= self._node:
             raise Refused(f"{hello.node!r} is no peer that dials this node")
         self.peer_id = hello.node
+        self._check_name()
         self._other_nonce = _nonce(hello.nonce, self._nonce)
         proof = self._proof("listener", self.peer_id, self._node, self._announced)
         return _encoder.encode(Welcome(self._node, self._nonce, self._announced, proof))

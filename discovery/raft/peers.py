@@ -13,6 +13,7 @@ from typing import Final
 
 from discovery.errors import CorruptData, DiskFull
 from discovery.raft import codec
+from discovery.raft.certificate import Keeper
 from discovery.raft.configuration import Configuration
 from discovery.raft.driver import Driver
 from discovery.raft.engine import Engine
@@ -35,6 +36,7 @@ class Peers:
         members: as this node knows them.
         directory: where they are stored.
         secret: of the cluster.
+        keeper: of this node's certificate.
         first_write: makes the log durable before this node becomes a member.
         begin: makes engine and driver.
         fatal: what ends the process when the disk fails.
@@ -45,13 +47,14 @@ class Peers:
         members: Membership,
         directory: DataDirectory,
         secret: bytes | None,
+        keeper: Keeper | None,
         first_write: Callable[[], None],
         begin: Callable[[], tuple[Engine, Driver]],
         fatal: Callable[[str, BaseException], object],
     ) -> None:
         self._members, self._directory, self._fatal = members, directory, fatal
         self._first_write, self._make = first_write, begin
-        self.transport = Transport(members.node, self, members.announcement, members.addresses(), secret)
+        self.transport = Transport(members.node, self, members.announcement, members.addresses(), secret, keeper)
         self.rpc = Rpc(members.node, self._send)
         self.running: tuple[Engine, Driver] | None = None
         self.counted: set[str] = set()

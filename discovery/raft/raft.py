@@ -23,6 +23,7 @@ from discovery import limits
 from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, RegistryError, Unavailable
 from discovery.raft import telling
 from discovery.raft.admin import Admin
+from discovery.raft.certificate import Keeper
 from discovery.raft.configuration import Change, Configuration
 from discovery.raft.driver import Driver, end_process
 from discovery.raft.engine import Engine
@@ -47,7 +48,8 @@ class RaftConfig(msgspec.Struct, frozen=True):
         directory: the data directory; locked while the member lives.
         peers: Raft ``host:port`` by id, as configured; may name this node too.
         raft, http: advertised addresses of this node.
-        secret: of the cluster; ``None``: peers on loopback only.
+        secret: of the cluster, or ``None``.
+        keeper: of this node's certificate, or ``None``; with neither, peers on loopback only.
         version: of the program, for the others.
         segment_bytes, retained_bytes: of the log, see :meth:`.wal.Wal.open`.
     """
@@ -59,6 +61,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
     raft: str
     http: str = ""
     secret: bytes | None = None
+    keeper: Keeper | None = None
     version: str = ""
     settings: Settings = Settings()
     segment_bytes: int = limits.WAL_SEGMENT_BYTES
@@ -105,7 +108,9 @@ class Raft:
         self._members = Membership(self._directory, identity, configured, http=config.http, version=config.version)
         self._members.check_size()
         self._members.warn_of_difference()
-        self._peers = Peers(self._members, self._directory, config.secret, self._wal.begin, self._begin, self._fatal)
+        self._peers = Peers(
+            self._members, self._directory, config.secret, config.keeper, self._wal.begin, self._begin, self._fatal
+        )
         self._engine: Engine | None = None
         self._driver: Driver | None = None
         self.admin = Admin(self)
@@ -119,10 +124,10 @@ class Raft:
         """Accept peers on bound sockets, dial the others, take part as soon as the cluster is founded.
 
         Raises:
-            ConfigError: a socket is bound beyond loopback and there is no secret.
+            ConfigError: a socket is bound beyond loopback and there is neither certificate nor secret.
         """
         for sock in sockets:
-            _check_socket(sock, self._config.secret)
+            _check_socket(sock, protected=self._peers.transport.is_protected)
         await self._peers.transport.start(sockets)
         self._peers.begin()
 
@@ -274,11 +279,12 @@ class Raft:
 
     def status(self) -> RaftStatus:
         """Role, term, indices and all members as this node sees them."""
+        certificate = telling.certificate_status(self._config.keeper)
         if self._engine is None:
-            return telling.before_founding(self._members, time.monotonic() - self._made_at)
+            return telling.before_founding(self._members, time.monotonic() - self._made_at, certificate)
         full = self._engine.status().full
         disk = telling.disk_status(full, self._disk.path, self._wal, self._snapshots, self._driver)
-        return telling.status(self._engine, self._members, disk)
+        return telling.status(self._engine, self._members, disk, certificate)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -332,7 +338,10 @@ def _check(config: RaftConfig) -> None:
         raise ConfigError(f"--raft-secret-file: the secret has fewer than {SECRET_BYTES_MIN} bytes")
 
 
-def _check_socket(sock: socket.socket, secret: bytes | None) -> None:
+def _check_socket(sock: socket.socket, *, protected: bool) -> None:
     host = sock.getsockname()[0]
-    if secret is None and not ipaddress.ip_address(host).is_loopback:
-        raise ConfigError(f"--raft {host}: beyond loopback peers need a cluster secret (--raft-secret-file)")
+    if not protected and not ipaddress.ip_address(host).is_loopback:
+        raise ConfigError(
+            f"--raft {host}: beyond loopback peers need certificates (--tls-cert, --tls-key, --tls-ca) or a cluster "
+            f"secret (--raft-secret-file)"
+        )

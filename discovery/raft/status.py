@@ -91,6 +91,18 @@ class DiskStatus(msgspec.Struct, frozen=True):
         return self.stalled or self.full
 
 
+class CertificateStatus(msgspec.Struct, frozen=True):
+    """The certificate that this node shows to peers.
+
+    Args:
+        expires: when it or its authority does, seconds since 1970; 0 when none fits.
+        unfit: why the files as they are now do not fit, empty when they do.
+    """
+
+    expires: float = 0.0
+    unfit: str = ""
+
+
 class RaftStatus(msgspec.Struct, frozen=True):
     """What the facade tells: :class:`EngineStatus` and all members, this node included."""
 
@@ -106,3 +118,4 @@ class RaftStatus(msgspec.Struct, frozen=True):
     leaderless_s: float
     disk: DiskStatus = DiskStatus()
     standing: Standing = "voter"
+    certificate: CertificateStatus | None = None

@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from discovery import limits
+from discovery.raft.certificate import Keeper
 from discovery.raft.driver import Driver
 from discovery.raft.engine import Engine
 from discovery.raft.membership import Membership
 from discovery.raft.snapshots import SnapshotStore
-from discovery.raft.status import DiskStatus, MemberStatus, PeerStatus, RaftStatus
+from discovery.raft.status import CertificateStatus, DiskStatus, MemberStatus, PeerStatus, RaftStatus
 from discovery.raft.wal import Wal
 
 
-def before_founding(members: Membership, leaderless_s: float) -> RaftStatus:
+def before_founding(members: Membership, leaderless_s: float, certificate: CertificateStatus | None) -> RaftStatus:
     """While there is no engine: whom this node looks for."""
     peers = (PeerStatus(peer, peer in members.announced, None, None, None) for peer in sorted(members.configured))
     shown = tuple(_member(members, peer, None) for peer in peers)
-    return RaftStatus(members.node, "follower", 0, None, False, 0, 0, 0, shown, leaderless_s, standing="unknown")
+    nothing = ("follower", 0, None, False, 0, 0, 0)
+    return RaftStatus(members.node, *nothing, shown, leaderless_s, standing="unknown", certificate=certificate)
 
 
-def status(engine: Engine, members: Membership, disk: DiskStatus) -> RaftStatus:
+def status(engine: Engine, members: Membership, disk: DiskStatus, certificate: CertificateStatus | None) -> RaftStatus:
     """Role, term, indices and all members as this node sees them."""
     told = engine.status()
     leader, leaderless_s = told.leader, told.leaderless_s
@@ -43,7 +45,15 @@ def status(engine: Engine, members: Membership, disk: DiskStatus) -> RaftStatus:
         leaderless_s=leaderless_s,
         disk=disk,
         standing="removed" if members.removed else told.standing,
+        certificate=certificate,
     )
+
+
+def certificate_status(keeper: Keeper | None) -> CertificateStatus | None:
+    """The certificate, when this node should have one."""
+    if keeper is None:
+        return None
+    return CertificateStatus(keeper.current.expires if keeper.current else 0.0, keeper.unfit)
 
 
 def disk_status(full: str, place: Path, wal: Wal, snapshots: SnapshotStore, driver: Driver | None) -> DiskStatus:

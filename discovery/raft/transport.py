@@ -18,9 +18,11 @@ from typing import Final, Protocol
 
 from discovery import limits
 from discovery.raft import codec
+from discovery.raft.certificate import Keeper
 from discovery.raft.connection import Connection
 from discovery.raft.founding import Announced
 from discovery.raft.hello import NONCE_BYTES, Dialer, Listener
+from discovery.raft.secure import Stream
 
 _log: Final = logging.getLogger(__name__)
 _DIAL_S: Final = 1.0
@@ -47,9 +49,11 @@ class Transport:
 
     Args:
         node: own id.
-        secret: of the cluster, or ``None``: only loopback peers are let in.
+        secret: of the cluster, or ``None``.
         announce: what to say of this node, asked at each connection.
         addresses: for each peer's id the ``host:port`` strings to dial, tried in turn.
+        keeper: of this node's certificate, or ``None``: no TLS. With neither it nor a secret only loopback peers are
+            let in.
     """
 
     def __init__(
@@ -59,12 +63,14 @@ class Transport:
         announce: Callable[[], Announced],
         addresses: Mapping[str, Sequence[str]],
         secret: bytes | None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._node = node
         self._events = events
         self._announce = announce
         self._addresses = {peer: tuple(places) for peer, places in addresses.items() if peer != node}
         self._secret = secret
+        self._keeper = keeper
         self._connections: dict[str, Connection] = {}
         self._handshakes: dict[Connection, None] = {}
         self._dialers: dict[str, asyncio.Task[None]] = {}
@@ -75,9 +81,20 @@ class Transport:
         self._stopping = False
 
     @property
-    def has_secret(self) -> bool:
-        """Whether peers must prove that they know the cluster's secret."""
-        return self._secret is not None
+    def is_protected(self) -> bool:
+        """Whether peers must prove who they are, by a certificate or with the cluster's secret."""
+        return self._secret is not None or self._keeper is not None
+
+    @property
+    def unfit(self) -> str:
+        """Why no peer can be spoken to: this node should have a certificate and has none that fits."""
+        return self._keeper.unfit if self._keeper is not None and self._keeper.current is None else ""
+
+    def secure(self, *, server: bool) -> Stream | None:
+        """TLS for a new connection, with the certificate of the moment; ``None``: this node speaks plainly."""
+        if self._keeper is None or (current := self._keeper.current) is None:
+            return None
+        return Stream(current.server if server else current.client, server=server)
 
     @property
     def peers(self) -> frozenset[str]:

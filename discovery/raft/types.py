@@ -31,6 +31,7 @@ from discovery.command import Meta
 from discovery.errors import DiskFull
 from discovery.raft.codec import RaftMessage
 from discovery.raft.configuration import Change, Configuration, before_state, split
+from discovery.raft.status import CertificateStatus as CertificateStatus
 from discovery.raft.status import DiskStatus as DiskStatus
 from discovery.raft.status import EngineStatus as EngineStatus
 from discovery.raft.status import MemberStatus as MemberStatus

@@ -12,11 +12,13 @@ import pytest
 
 from discovery import limits
 from discovery.raft import codec
+from discovery.raft.certificate import Keeper
 from discovery.raft.codec import AppRequest
 from discovery.raft.connection import _is_loopback
 from discovery.raft.founding import Announced
 from discovery.raft.hello import NONCE_BYTES, Dialer, Hello
 from discovery.raft.transport import Transport
+from discovery.testing.certificates import Authority
 
 IDS = ("n1", "n2")
 
@@ -40,10 +42,10 @@ class Recorder:
 class Node:
     """A transport with what it told and its listening socket."""
 
-    def __init__(self, node, sockets, secret):
+    def __init__(self, node, sockets, secret, keeper=None):
         self.node, self.sockets, self.events = node, sockets, Recorder()
         self.addresses = {peer: [f"127.0.0.1:{sock.getsockname()[1]}"] for peer, sock in sockets.items()}
-        self.transport = Transport(node, self.events, lambda: announced(node), self.addresses, secret)
+        self.transport = Transport(node, self.events, lambda: announced(node), self.addresses, secret, keeper)
 
     @property
     def told(self):
@@ -68,15 +70,36 @@ async def eventually(condition, within_s=5.0):
         await asyncio.sleep(0.002)
 
 
-@pytest.fixture(params=[None, b"sixteen bytes or more"], ids=["no secret", "secret"])
-def secret(request):
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def keepers(authority):
+    """What each node shows to the other."""
+    return {node: Keeper(authority.files(node), node) for node in IDS}
+
+
+@pytest.fixture(params=["no secret", "secret", "TLS", "TLS and secret"])
+def protection(request):
     return request.param
 
 
 @pytest.fixture
-async def pair(secret):
+def secret(protection):
+    return b"sixteen bytes or more" if "secret" in protection.split(" and ") else None
+
+
+@pytest.fixture
+def keeper_of(protection, keepers):
+    return keepers.get if "TLS" in protection else lambda node: None
+
+
+@pytest.fixture
+async def pair(secret, keeper_of):
     sockets = {node: socket.create_server(("127.0.0.1", 0)) for node in IDS}
-    nodes = [Node(node, sockets, secret) for node in IDS]
+    nodes = [Node(node, sockets, secret, keeper_of(node)) for node in IDS]
     for node in nodes:
         await node.start()
     await eventually(lambda: all(("connected", other) in n.told for n, other in zip(nodes, IDS[::-1], strict=True)))
@@ -123,9 +146,11 @@ async def test_an_end_is_told_at_once_as_a_hint_and_the_way_back_is_short(pair):
     assert one.told[1:] == [("disconnected", "n2", True), ("connected", "n2")]
 
 
-async def test_a_restarted_peer_takes_the_place_of_its_former_connection(pair, secret):
+async def test_a_restarted_peer_takes_the_place_of_its_former_connection(pair, secret, keeper_of):
     one, other = pair
-    again = Node("n1", {"n1": socket.create_server(("127.0.0.1", 0)), "n2": other.sockets["n2"]}, secret)
+    again = Node(
+        "n1", {"n1": socket.create_server(("127.0.0.1", 0)), "n2": other.sockets["n2"]}, secret, keeper_of("n1")
+    )
     for task in one.transport._dialers.values():
         task.cancel()
     await again.start()
@@ -198,19 +223,20 @@ async def test_a_peer_that_never_reads_is_dropped_when_its_buffer_is_full(pair, 
     await eventually(lambda: ("disconnected", "n1", True) in other.told)
 
 
-async def test_an_address_that_leads_to_another_node_is_noticed(pair, caplog):
+async def test_an_address_that_leads_to_another_node_is_noticed(pair, caplog, keeper_of):
     _, other = pair
     sockets = {"n1": socket.create_server(("127.0.0.1", 0)), "n3": other.sockets["n2"]}
-    lost = Node("n1", sockets, other.transport._secret)
+    lost = Node("n1", sockets, other.transport._secret, keeper_of("n1"))
     await lost.start()
-    await eventually(lambda: "its address for that leads here" in caplog.text)
+    word = "either the address leads to another node" if keeper_of("n1") else "its address for that leads here"
+    await eventually(lambda: word in caplog.text)
     assert lost.told == []
     await lost.transport.stop()
     sockets["n1"].close()
 
 
-async def test_a_dialer_who_only_knows_the_names_gets_nowhere(secret):
-    if secret is None:
+async def test_a_dialer_who_only_knows_the_names_gets_nowhere(secret, protection):
+    if protection != "secret":
         pytest.skip("without a secret names are all there is, and only loopback is let in")
     sock = socket.create_server(("127.0.0.1", 0))
     node = Node("n2", {"n1": sock, "n2": sock}, secret)

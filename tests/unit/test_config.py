@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from discovery import config, config_rules
+from discovery.credentials import Files
 from discovery.errors import ConfigError
+from discovery.testing.certificates import Authority
 
 SECRET = "0123456789abcdef"
 
@@ -190,7 +192,7 @@ def test_an_error_in_a_variable_names_it() -> None:
         ({"http": ("127.0.0.1:65536",)}, "--http: must be an IP address and a port"),
         ({"http": ("127.0.0.1:1", "127.0.0.1:1")}, "--http: names an address twice"),
         ({"raft": "n1:8300"}, "--raft: must be an IP address and a port"),
-        ({"raft": "0.0.0.0:8300"}, "--raft: beyond loopback needs a cluster secret (--raft-secret-file)"),
+        ({"raft": "0.0.0.0:8300"}, "--raft: beyond loopback needs certificates (--tls-cert, --tls-key, --tls-ca) or a"),
         ({"http": ("0.0.0.0:8500",)}, "--http: beyond loopback has no tokens yet and needs --http-insecure"),
         ({"http_advertise": "10.0.0.1:8500"}, "--http-advertise: must be a URL"),
         ({"http_advertise": "http://10.0.0.1:8500/v1"}, "--http-advertise: must be a URL"),
@@ -207,7 +209,12 @@ def test_an_error_in_a_variable_names_it() -> None:
         ({"log_level": "loud"}, "--log-level: must be debug or info or warning or error"),
         ({"dns_forward": ("/etc/resolv.conf",)}, "--dns-forward: is not available in this version"),
         ({"dns_consul_zone": "consul"}, "--dns-consul-zone: is not available in this version"),
-        ({"tls_cert": "a.pem"}, "--tls-cert: is not available in this version"),
+        ({"tls_cert": "a.pem"}, "--tls-key (key tls.key): is required with the other two of --tls-cert, --tls-key and"),
+        ({"tls_ca": "a.pem"}, "--tls-cert (key tls.cert): is required with the other two"),
+        (
+            {"tls_cert": "/no/a", "tls_key": "/no/b", "tls_ca": "/no/c"},
+            "--tls-cert: /no/a cannot be read: No such file",
+        ),
     ],
 )
 def test_a_flag_that_breaks_a_rule_is_named_with_the_rule(flags: dict[str, Any], message: str) -> None:
@@ -228,6 +235,18 @@ def test_with_peers_a_wildcard_needs_an_advertised_address(flags: dict[str, Any]
 
 def test_alone_a_wildcard_needs_none() -> None:
     assert load(http=("0.0.0.0:8500",), http_insecure=True, dns=("0.0.0.0:8600",)).http.advertise == ""
+
+
+def test_certificates_are_judged_before_the_start_but_not_by_the_time(tmp_path: Path) -> None:
+    made = Authority(tmp_path)
+
+    def flags(files: Files) -> dict[str, str]:
+        return {"tls_cert": files.cert, "tls_key": files.key, "tls_ca": files.ca}
+
+    assert load(id="n1", raft="10.0.0.1:8300", **flags(made.files("n1"))).tls.ca == str(made.ca)
+    assert load(id="n1", **flags(made.files("n1", days=1, age_days=9))).tls.cert.endswith("n1.pem")
+    shown = refusal(id="n2", **flags(made.files("n1")))
+    assert shown.startswith(f"--tls-cert: {tmp_path}/n1.pem is not for node n2, whose id must be a DNS name in it (it")
 
 
 def test_a_secret_too_short_to_resist_guessing_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from discovery.feed import Sample
 from discovery.metrics import BUCKETS_S, Exposition, HttpCounters
-from discovery.raft.types import DiskStatus
+from discovery.raft.types import CertificateStatus, DiskStatus
 from discovery.store import Totals
 
 WORKER = (
@@ -19,10 +19,12 @@ WORKER = (
 )
 
 
-def shown(http: HttpCounters, **changed: Any) -> dict[str, list[Any]]:
+def shown(http: HttpCounters, certificate: CertificateStatus | None = None, **changed: Any) -> dict[str, list[Any]]:
     member = SimpleNamespace(id="n2", alive=False, applied=None)
     disk = DiskStatus("the disk is full: log", 4096, 512, 20, 1.5, 2)
-    status = SimpleNamespace(term=7, leader=None, commit=12, applied=11, members=[member], disk=disk)
+    status = SimpleNamespace(
+        term=7, leader=None, commit=12, applied=11, members=[member], disk=disk, certificate=certificate
+    )
     registry = SimpleNamespace(
         node_id="n1",
         store=SimpleNamespace(
@@ -62,6 +64,13 @@ def test_the_nodes_numbers_are_shown() -> None:
     assert values["discovery_http_connections"] == 5
     assert values["discovery_http_connections_refused"] == 2
     assert families["discovery_raft_member_alive"][0].labels == {"member": "n2"}
+
+
+def test_the_end_of_a_certificate_is_shown_where_there_is_one() -> None:
+    assert not [name for name in shown(HttpCounters()) if "certificate" in name]
+    families = shown(HttpCounters(), CertificateStatus(1_800_000_000.0, "n1.pem is not the key of"))
+    assert families["discovery_tls_certificate_expiry_timestamp_seconds"][0].value == 1_800_000_000
+    assert families["discovery_tls_certificate_unfit"][0].value == 1
 
 
 def test_each_dns_worker_is_shown_under_its_index() -> None:

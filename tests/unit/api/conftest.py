@@ -24,7 +24,7 @@ from discovery.command import Command, Failure, Found, Idempotency, Meta, TxnDon
 from discovery.errors import FieldError
 from discovery.feed import Sample
 from discovery.model import Lease
-from discovery.raft.types import DiskStatus
+from discovery.raft.types import CertificateStatus, DiskStatus
 from discovery.store import Store
 
 START_MS = 1_700_000_000_000
@@ -55,6 +55,7 @@ class Status(msgspec.Struct):
     applied: int
     members: list[Member]
     disk: DiskStatus = DiskStatus()
+    certificate: CertificateStatus | None = None
 
 
 class Missing(msgspec.Struct):
