@@ -17,7 +17,7 @@ from typing import Final
 
 from discovery import limits
 from discovery.dns import codes, edns, wire
-from discovery.dns.service import ServiceView
+from discovery.dns.service import ALL_OF_IT, Facet, ServiceView
 from discovery.dns.wire import Query
 
 ROTATIONS_MAX: Final = 8
@@ -44,10 +44,11 @@ def is_common(query: Query) -> bool:
 class _Entry:
     """The replies to one question, as far as they have been made: one for each rotation."""
 
-    __slots__ = ("large", "replies", "size", "view", "wanted")
+    __slots__ = ("facet", "large", "replies", "size", "view", "wanted")
 
-    def __init__(self, view: ServiceView, records: int) -> None:
+    def __init__(self, view: ServiceView, facet: Facet, records: int) -> None:
         self.view = view
+        self.facet = facet
         self.replies: list[bytes] = []
         self.wanted = max(1, min(records, ROTATIONS_MAX))
         self.large = records > ROTATIONS_MAX
@@ -74,7 +75,7 @@ class AnswerCache:
         self.ready: dict[bytes, Next] = {}
         self.serial = bytes(4)
         self._entries: dict[bytes, _Entry] = {}
-        self._keys: dict[ServiceView, set[bytes]] = {}
+        self._keys: dict[ServiceView, dict[Facet, set[bytes]]] = {}
         self._bytes = 0
         self._bytes_max = bytes_max
 
@@ -90,7 +91,7 @@ class AnswerCache:
         self.ready.clear()
         self._bytes = 0
 
-    def put(self, key: bytes, view: ServiceView, records: int, reply: bytes) -> None:
+    def put(self, key: bytes, view: ServiceView, records: int, reply: bytes, facet: Facet = ALL_OF_IT) -> None:
         """Remember one rotation of a positive reply; after ``records`` of them (8 at most) it is ready.
 
         Args:
@@ -98,26 +99,29 @@ class AnswerCache:
             view: the one service that the answer was made from.
             records: in the answer's set.
             reply: behind its id.
+            facet: what of the view it was made from; a change of anything else leaves it alone.
         """
-        entry = self._entry(key, view, records)
+        entry = self._entry(key, view, facet, records)
         entry.replies.append(reply)
         self._grow(entry, len(reply))
         if len(entry.replies) == entry.wanted:
             self.ready[key] = entry.ready()
 
-    def put_all(self, key: bytes, view: ServiceView, replies: list[bytes]) -> None:
+    def put_all(self, key: bytes, view: ServiceView, replies: list[bytes], facet: Facet = ALL_OF_IT) -> None:
         """Remember every rotation of a positive reply at once, at most :data:`ROTATIONS_MAX`; it is ready."""
         self.worn(key)
-        entry = self._entry(key, view, len(replies))
+        entry = self._entry(key, view, facet, len(replies))
         entry.replies = replies
         self._grow(entry, len(replies) * len(replies[0]))
         self.ready[key] = entry.ready()
 
-    def put_negative(self, key: bytes, view: ServiceView, reply: bytes, opt_bytes: int) -> None:
+    def put_negative(
+        self, key: bytes, view: ServiceView, reply: bytes, opt_bytes: int, facet: Facet = ALL_OF_IT
+    ) -> None:
         """Remember a reply whose last record, but for an OPT of ``opt_bytes``, is the zone's SOA."""
         at = len(reply) - opt_bytes - _SERIAL_FROM_END
         before, after = reply[:at], reply[at + 4 :]
-        self._grow(self._entry(key, view, 1), len(reply))
+        self._grow(self._entry(key, view, facet, 1), len(reply))
         self.ready[key] = lambda: before + self.serial + after
 
     def worn(self, key: bytes) -> None:
@@ -127,18 +131,22 @@ class AnswerCache:
         if entry is not None:
             self._bytes -= entry.size
 
-    def _entry(self, key: bytes, view: ServiceView, records: int) -> _Entry:
+    def _entry(self, key: bytes, view: ServiceView, facet: Facet, records: int) -> _Entry:
         entry = self._entries.get(key)
         if entry is not None:
             return entry
         if self._bytes >= self._bytes_max:
             self.clear()
-        entry = self._entries[key] = _Entry(view, records)
-        keys = self._keys.get(view)
-        if keys is None:
-            keys = self._keys[view] = set()
+        entry = self._entries[key] = _Entry(view, facet, records)
+        facets = self._keys.get(view)
+        if facets is None:
+            facets = self._keys[view] = {}
             view.on_change = self._forget
-        keys.add(key)
+        keys = facets.get(facet)
+        if keys is None:
+            facets[facet] = {key}
+        else:
+            keys.add(key)
         self._bytes += entry.size
         self._grow(entry, len(key))
         return entry
@@ -147,7 +155,12 @@ class AnswerCache:
         entry.size += size
         self._bytes += size
 
-    def _forget(self, view: ServiceView) -> None:
-        """What was made from ``view`` no longer holds."""
-        for key in self._keys.pop(view, ()):
-            self.worn(key)
+    def _forget(self, view: ServiceView, touched: frozenset[Facet] | None) -> None:
+        """What was made from ``touched`` of the view no longer holds; ``None``: from any of it."""
+        facets = self._keys[view]
+        for facet in list(facets) if touched is None else touched & facets.keys():
+            for key in facets.pop(facet):
+                self.worn(key)
+        if not facets:
+            del self._keys[view]
+            view.on_change = None

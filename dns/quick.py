@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from discovery.dns import codes, wire, zone
 from discovery.dns.cache import ROTATIONS_MAX, AnswerCache
 from discovery.dns.name import LABEL_BYTES_MAX, NAME_BYTES_MAX, NS_LABELS
-from discovery.dns.service import Addresses, Member, ServiceView, srv
+from discovery.dns.service import ALL_OF_IT, Addresses, Facet, Member, ServiceView, srv
 from discovery.dns.settings import Settings
 from discovery.dns.wire import Query
 from discovery.dns.zone import Catalogue, Origin
@@ -151,11 +152,11 @@ class Quick:
         reply = b"".join((header, question, apex.to_bytes(2, "big"), self._soa, shape.opt))
         return reply if len(reply) <= shape.bytes_max else None
 
-    def _empty(self, asked: _Question) -> bytes | None:
+    def _empty(self, asked: _Question, facet: Facet) -> bytes | None:
         """No such type."""
         reply = self._negative(asked.shape, asked.shape.empty, asked.rest, asked.end)
         if reply is not None:
-            self._cache.put_negative(asked.rest, asked.view, reply, len(asked.shape.opt))
+            self._cache.put_negative(asked.rest, asked.view, reply, len(asked.shape.opt), facet)
         return reply
 
     def _service(self, asked: _Question) -> bytes | None:
@@ -163,46 +164,53 @@ class Quick:
         if asked.shape.rtype not in _RECORD_BYTES:
             return None
         view = asked.view
-        return self._addresses(asked, view.virtual if view.is_virtual() else view.addresses)
+        return self._addresses(asked, view.virtual if view.is_virtual() else view.addresses, asked.shape.rtype)
 
     def _host(self, asked: _Question) -> bytes | None:
         """A and AAAA of one instance, or of those that share its hostname."""
-        there = asked.view.hosts.get(asked.labels[0])
+        label = asked.labels[0]
+        there = asked.view.hosts.get(label)
         rtype = asked.shape.rtype
         if there is None or rtype not in _RECORD_BYTES:
             return None
         if not isinstance(there, Member):
-            return self._addresses(asked, there.addresses)
+            return self._addresses(asked, there.addresses, label)
         size = zone.ADDRESS_SIZES[rtype]
         data = [one for one in there.addresses if len(one) == size]
         own = there.spec.dns_ttl
         ttl = asked.view.ttl_cap(asked.settings.ttl)
-        return self._positive(asked, data, ttl if own is None else min(own, ttl)) if data else self._empty(asked)
+        if not data:
+            return self._empty(asked, label)
+        return self._positive(asked, data, ttl if own is None else min(own, ttl), label)
 
-    def _addresses(self, asked: _Question, addresses: Addresses) -> bytes | None:
+    def _addresses(self, asked: _Question, addresses: Addresses, facet: Facet) -> bytes | None:
         rtype = asked.shape.rtype
         rotor = addresses.of(rtype)
         count = min(len(rotor), asked.settings.max_answers) if rotor is not None else 0
         if rotor is None or not count:
-            return self._empty(asked)
+            return self._empty(asked, facet)
         size = asked.end + _TYPE_BYTES + count * _RECORD_BYTES[rtype] + len(asked.shape.opt)
         if size > asked.shape.bytes_max:
             return None  # TC: the general way deals its own
-        return self._positive(asked, rotor.deal(count), rotor.ttls.least(asked.view.ttl_cap(asked.settings.ttl)))
+        ttl = rotor.ttls.least(asked.view.ttl_cap(asked.settings.ttl))
+        return self._positive(asked, rotor.deal(count), ttl, facet)
 
-    def _positive(self, asked: _Question, data: list[bytes], ttl: int, more: bytes = b"", others: int = 0) -> bytes:
+    def _positive(
+        self, asked: _Question, data: list[bytes], ttl: int, facet: Facet, more: bytes = b"", others: int = 0
+    ) -> bytes:
         """``data``: of one set, that of the question; ``more``: ``others`` additional records."""
         rest, end, shape = asked.rest, asked.end, asked.shape
         head = _QUESTION_POINTER + _FIXED.pack(shape.rtype, codes.IN, ttl)
         header = _AFTER_ID.pack(shape.flags, 1, len(data), 0, others + (1 if shape.opt else 0))
-        start = b"".join((header, rest[_NAME_AT : end + _TYPE_BYTES], head))
+        start = header + rest[_NAME_AT : end + _TYPE_BYTES]
+        records = head + head.join(data)
         more += shape.opt
-        reply = b"".join((start, head.join(data), more))
+        reply = b"".join((start, records, more))
         if len(data) > ROTATIONS_MAX:
-            self._cache.put(rest, asked.view, len(data), reply)
+            self._cache.put(rest, asked.view, len(data), reply, facet)
         else:  # every order at once, the one that is given now last
-            turned = [b"".join((start, head.join(data[at:] + data[:at]), more)) for at in range(1, len(data))]
-            self._cache.put_all(rest, asked.view, [*turned, reply])
+            turned = _turned(start, records, more, [len(head) + len(one) for one in data[:-1]])
+            self._cache.put_all(rest, asked.view, [*turned, reply], facet)
         return reply
 
     def _port(self, asked: _Question) -> bytes | None:
@@ -211,7 +219,7 @@ class Quick:
         if view.is_virtual():
             return None
         if shape.rtype in _RECORD_BYTES:
-            return self._empty(asked)
+            return self._empty(asked, ALL_OF_IT)
         if shape.rtype != codes.SRV:
             return None
         rotor = view.ports[labels[1][1:]][labels[0][1:]]
@@ -220,7 +228,8 @@ class Quick:
             rotor.take_back()
             return None
         data, more, others = made
-        return self._positive(asked, data, rotor.ttls.least(view.ttl_cap(asked.settings.ttl)), more, others)
+        ttl = rotor.ttls.least(view.ttl_cap(asked.settings.ttl))
+        return self._positive(asked, data, ttl, ALL_OF_IT, more, others)
 
     def _targets(self, asked: _Question, members: list[Member]) -> tuple[list[bytes], bytes, int] | None:
         """Record data, additional records and their number, when all of it fits."""
@@ -244,6 +253,12 @@ class Quick:
         more = _additional(glue, size - len(asked.shape.opt) + 2)
         size += sum(map(len, more))
         return (data, b"".join(more), len(more)) if size <= asked.shape.bytes_max else None
+
+
+def _turned(start: bytes, records: bytes, more: bytes, sizes: list[int]) -> list[bytes]:
+    """Replies with ``records`` in every other order; ``sizes``: of each record but the last."""
+    twice, length = records + records, len(records)
+    return [b"".join((start, twice[at : at + length], more)) for at in accumulate(sizes)]
 
 
 def _additional(glue: list[tuple[bytes, int, tuple[bytes, ...]]], at: int) -> list[bytes]:

@@ -83,6 +83,18 @@ class Rotor(Generic[T]):
             self._items[at] = last
             self._where[last] = at
 
+    def replace(self, old: T, new: T, old_ttl: int | None, new_ttl: int | None) -> None:
+        """Count ``old``, which must be in, out and ``new`` in; alone of its kind, it keeps the place."""
+        if new in self._where or (self._again and old in self._again):
+            self.remove(old, old_ttl)
+            self.add(new, new_ttl)
+            return
+        at = self._where[new] = self._where.pop(old)
+        self._items[at] = new
+        if old_ttl != new_ttl:
+            self.ttls.remove(old_ttl)
+            self.ttls.add(new_ttl)
+
     def deal(self, count_max: int) -> list[T]:
         """At most ``count_max`` elements, beginning one further than the time before."""
         items = self._items

@@ -133,6 +133,18 @@ def check(responder: Responder, case: Case) -> None:
     assert found == expected, f"{case.question}\n  found    {found}\n  expected {expected}"
 
 
+def content(reply: bytes | None) -> object:
+    """A reply without the order of its records and what was left out of ADDITIONAL."""
+    assert reply is not None
+    message = dnslib.DNSRecord.parse(reply)
+    return (
+        message.header.rcode,
+        sorted(map(str, message.rr)),
+        sorted(map(str, message.auth)),
+        sorted(map(str, message.ar)),
+    )
+
+
 def lines(records: Iterable[Any]) -> list[str]:
     """Records as sorted lines of zone-file text, one blank between fields."""
     return sorted(_line(record) for record in records)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dnslib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.dns import cache, wire
 from discovery.dns.cache import AnswerCache
 from discovery.dns.responder import Responder
-from discovery.dns.service import ServiceView
+from discovery.dns.service import ALL_OF_IT, ServiceView
 from discovery.dns.settings import Settings
 from discovery.dns.zone import Origin, Zone
 from discovery.model import Service
-from discovery.testing.dns_case import Registry, instance, question, responder
+from discovery.testing.dns_case import Registry, content, instance, question, responder
 
 WEB = "web.default.svc.cluster.local"
 ORIGIN = Origin("cluster.local", Settings())
@@ -22,13 +21,24 @@ NAMES = [
     f"_http._tcp.{WEB}",
     f"w0.{WEB}",
     f"w1.{WEB}",
+    f"same.{WEB}",
+    f"_tcp.{WEB}",
     "alias.default.svc.cluster.local",
     "default.svc.cluster.local",
 ]
 STEP = st.one_of(
     st.tuples(
-        st.just("put"), st.integers(0, 3), st.sampled_from(["ready", "not_ready"]), st.none() | st.integers(1, 4)
+        st.just("put"),
+        st.integers(0, 3),
+        st.sampled_from(["ready", "ready", "not_ready"]),
+        st.none() | st.integers(1, 4),
+        st.sampled_from(
+            [("10.0.0.1",), ("10.0.0.2",), ("fd00::1",), ("10.0.0.3", "fd00::2"), ("10.0.0.1", "10.0.0.4")]
+        ),
+        st.sampled_from([None, None, "same", "w1"]),
+        st.sampled_from([{}, {"http": 80}, {"http": 81, "dns/udp": 53}]),
     ),
+    st.tuples(st.just("settings"), st.sampled_from(["headless", "virtual", "none"]), st.none() | st.integers(1, 4)),
     st.tuples(st.just("drop"), st.integers(0, 3)),
     st.tuples(st.just("serial"), st.integers(1, 3)),
     st.tuples(st.just("stale"), st.booleans()),
@@ -40,19 +50,7 @@ def external(name: str, target: str) -> Service:
     return Service("default", name, type="external", external_name=target)
 
 
-def content(reply: bytes | None) -> object:
-    """A reply without the order of its records and what was left out of ADDITIONAL."""
-    assert reply is not None
-    message = dnslib.DNSRecord.parse(reply)
-    return (
-        message.header.rcode,
-        sorted(map(str, message.rr)),
-        sorted(map(str, message.auth)),
-        sorted(map(str, message.ar)),
-    )
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(STEP, max_size=15))
 def test_a_cached_answer_is_the_one_that_would_be_made_now(steps: list[tuple[object, ...]]) -> None:
     registry = Registry().put()
@@ -62,10 +60,18 @@ def test_a_cached_answer_is_the_one_that_would_be_made_now(steps: list[tuple[obj
     fresh.install(zone)
     for step in steps:
         match step:
-            case ("put", int(number), str(status), ttl):
-                spec = instance("web", f"w{number}", f"10.0.0.{number}", ports={"http": 80}, status=status, dns_ttl=ttl)
+            case ("put", int(number), status, ttl, tuple(where), host, dict(ports)):
+                spec = instance("web", f"w{number}", *where, ports=ports, status=status, dns_ttl=ttl, hostname=host)
                 zone.put_instance(spec)
                 registry.put(spec)
+            case ("settings", "none", _):
+                zone.drop_service("default", "web")
+                registry.settings.clear()
+            case ("settings", kind, ttl):
+                virtual = ("10.9.0.1",) if kind == "virtual" else ()
+                put = Service("default", "web", type=kind, virtual_ips=virtual, dns_ttl=ttl)  # type: ignore[arg-type]
+                zone.put_service(put)
+                registry.put(put)
             case ("drop", int(number)):
                 zone.drop_instance("default", "web", f"w{number}")
                 registry.specs.pop(("default", "web", f"w{number}"), None)
@@ -121,7 +127,8 @@ def view() -> ServiceView:
 
 
 def change(source: ServiceView) -> None:
-    source.drop("nobody")
+    """An instance comes, or one that is there moves: what all of the service and its A records said is no more."""
+    source.put(instance("web", "w0", f"10.0.0.{len(source.published) + 1}"))
 
 
 def ready(held: AnswerCache, key: bytes) -> bytes | None:
@@ -160,7 +167,7 @@ def test_a_small_set_is_kept_in_every_rotation_and_a_large_one_is_dealt_anew() -
         while ready(held, b"big") is not None:
             hits += 1
         assert hits == cache.USES_OF_LARGE
-    assert held._keys[big] == {b"big"}, "dealt anew, remembered once"
+    assert held._keys[big] == {ALL_OF_IT: {b"big"}}, "dealt anew, remembered once"
 
 
 def test_what_depends_on_more_than_one_service_is_not_kept() -> None:
@@ -187,6 +194,46 @@ def test_a_change_of_the_service_drops_what_was_made_from_it_and_nothing_else() 
     assert len(held) == 0
     assert held._bytes == 0
     assert held._keys == {}
+
+
+def test_a_change_leaves_alone_what_was_made_from_other_parts_of_the_service() -> None:
+    """One instance of three moves: its name, the service's addresses and SRV are composed again, nothing else."""
+    registry = Registry().put(*(instance("web", f"w{n}", f"10.0.0.{n}", ports={"http": 80}) for n in range(3)))
+    zone = registry.zone()
+    server = Responder(Settings())
+    server.install(zone)
+    touched = [
+        question(WEB),
+        question(f"w0.{WEB}"),
+        question(f"w0.{WEB}", "AAAA"),
+        question(f"_http._tcp.{WEB}", "SRV"),
+    ]
+    alone = [question(WEB, "AAAA"), *(question(f"w{n}.{WEB}", rtype) for n in (1, 2) for rtype in ("A", "AAAA"))]
+    for packet in (touched + alone) * 2:
+        server.datagram(packet)
+    assert len(server._cache) == len(touched + alone)
+    zone.put_instance(instance("web", "w0", "10.0.0.9", ports={"http": 80}))
+    assert len(server._cache) == len(alone)
+    hits = server.cache_hits
+    for packet in alone:
+        server.datagram(packet)
+    assert server.cache_hits == hits + len(alone)
+
+
+def test_names_that_come_and_go_leave_nothing_behind() -> None:
+    server = responder(Registry().put(instance("web", "stays", "10.0.0.1")))
+    zone = server.catalogue
+    assert isinstance(zone, Zone)
+    for number in range(300):
+        zone.put_instance(instance("web", f"w{number}", "10.0.0.2"))
+        for name in (WEB, f"w{number}.{WEB}", f"stays.{WEB}"):
+            for rtype in ("A", "AAAA"):
+                server.datagram(question(name, rtype))
+        zone.drop_instance("default", "web", f"w{number}")
+    (held,) = server._cache._keys.values()
+    assert sum(map(len, held.values())) == len(server._cache) <= 6
+    zone.drop_instance("default", "web", "stays")
+    assert (server._cache._keys, server._cache._bytes, len(server._cache)) == ({}, 0, 0)
 
 
 def test_a_cache_that_was_cleared_is_told_nothing_any_more() -> None:

@@ -8,16 +8,20 @@ from hypothesis import strategies as st
 from discovery.dns.rotor import Rotor, Ttls
 
 TTL = st.none() | st.integers(0, 5)
-STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 8), TTL), max_size=60)
+STEPS = st.lists(st.tuples(st.sampled_from(["add", "remove", "replace"]), st.integers(0, 8), TTL), max_size=60)
 
 
 @given(STEPS, st.integers(1, 10))
-def test_a_rotor_is_a_multiset_whatever_came_and_went(steps: list[tuple[bool, int, int | None]], cap: int) -> None:
+def test_a_rotor_is_a_multiset_whatever_came_and_went(steps: list[tuple[str, int, int | None]], cap: int) -> None:
     rotor: Rotor[int] = Rotor()
     inside: list[tuple[int, int | None]] = []
-    for put, item, ttl in steps:
-        if put:
+    for step, item, ttl in steps:
+        if step == "add":
             rotor.add(item, ttl)
+            inside.append((item, ttl))
+        elif inside and step == "replace":
+            old, old_ttl = inside.pop(item % len(inside))
+            rotor.replace(old, item, old_ttl, ttl)
             inside.append((item, ttl))
         elif inside:
             rotor.remove(*inside.pop(item % len(inside)))
@@ -45,6 +49,15 @@ def test_an_order_is_kept_but_for_where_it_begins() -> None:
         rotor.add(item, None)
     assert ["".join(rotor.deal(9)) for _ in range(3)] == ["bcdea", "cdeab", "deabc"]
     assert ["".join(rotor.deal(2)) for _ in range(3)] == ["ea", "ab", "bc"]
+
+
+def test_who_takes_a_place_keeps_the_order() -> None:
+    rotor: Rotor[str] = Rotor()
+    for item in "abc":
+        rotor.add(item, None)
+    rotor.replace("b", "x", None, 3)
+    assert "".join(rotor.deal(9)) == "xca"
+    assert rotor.ttls.least(9) == 3
 
 
 def test_the_least_ttl_goes_with_the_last_that_had_it() -> None:

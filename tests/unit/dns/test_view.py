@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from discovery.dns.settings import Settings
 from discovery.dns.view import View
 from discovery.dns.zone import Origin
 from discovery.model import InstanceRecord, Service
-from discovery.testing.dns_case import instance, instance_record, question, record_of
+from discovery.testing.dns_case import Registry, content, instance, instance_record, question, record_of, responder
 from discovery.testing.dns_worker import FeedNode
+
+NAME = "web.default.svc.cluster.local"
 
 
 class Clock:
@@ -230,6 +233,37 @@ def test_a_half_applied_revision_is_applied_again_after_a_cut(bench: Bench) -> N
     bench.say(feed.Resume("h", 10), feed.Changes(11, 11, many))
     assert len(bench.addresses("big")) == 29, "as many as 512 bytes hold"
     assert bench.view.revision == 11
+
+
+def test_no_answer_is_older_than_the_last_acknowledged_change(bench: Bench) -> None:
+    """After every acknowledgement each name answers as a server would that never kept an answer: asked twice, so that
+    what the change before left ready would show."""
+    draw = random.Random(20261124)
+    registry = Registry().put(*(instance("web", f"w{n}", f"10.0.0.{n}", ports={"http": 80}) for n in range(3)))
+    bench.connect()
+    bench.sync(*map(instance_record, registry.specs.values()))
+    names = [NAME, f"_http._tcp.{NAME}", *(f"w{n}.{NAME}" for n in range(4)), f"same.{NAME}", f"_tcp.{NAME}"]
+    asked = [question(name, rtype, edns=1232) for name in names for rtype in ("A", "AAAA", "SRV")]
+    for revision in range(11, 160):
+        number = draw.randrange(4)
+        if draw.random() < 0.3:
+            registry.specs.pop(("default", "web", f"w{number}"), None)
+            change: feed.ViewChange = feed.DropInstance("default", "web", f"w{number}")
+        else:
+            where = draw.sample(["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2"], draw.randint(1, 2))
+            host, ports = draw.choice([None, None, "same"]), draw.choice([{}, {"http": 80}, {"http": 81}])
+            status = draw.choice(["ready", "ready", "ready", "not_ready"])
+            spec = instance("web", f"w{number}", *where, ports=ports, hostname=host, status=status)
+            registry.put(spec)
+            change = feed.PutInstance(instance_record(spec))
+        registry.serial = revision
+        bench.say(feed.Changes(revision, revision, (change,)))
+        assert bench.node.has_acknowledged(revision)
+        fresh = responder(registry)
+        for packet in asked:
+            expected = content(fresh.message(packet))
+            for _ in range(2):
+                assert content(bench.responder.datagram(packet)) == expected, f"revision {revision}, {change}"
 
 
 def test_a_big_change_is_applied_in_slices_and_shown_to_be_pending_between_them(bench: Bench) -> None:

@@ -196,3 +196,30 @@ def test_a_target_falls_back_to_the_unique_label_when_a_hostname_is_shared_and_r
     assert targets() == {b"i-ca978112", b"i-3e23e816"}
     zone.drop_instance("default", "web", "a")
     assert targets() == {b"blue"}
+
+
+def test_a_unique_label_is_its_owners_alone_also_when_another_chose_it_as_hostname() -> None:
+    """In whichever order they come and go: nobody can be made to answer for another."""
+    own = "i-ca978112"  # of the instance "a"
+    question = f"{own}.web.default.svc.cluster.local"
+
+    def found(zone: Zone) -> set[bytes]:
+        answer = resolve(zone, name.from_text(question), 1)
+        return {data[2:] for rrset in answer.answer for data in rrset.data}
+
+    owner = instance("web", "a", "10.0.0.1", hostname=own, ports={"http": 80})
+    guests = [
+        instance("web", "b", "10.0.0.2", hostname=own),
+        instance("web", "c", "10.0.0.3", "10.0.0.4", hostname=own),
+    ]
+    all_guests = {b"\x0a\0\0\2", b"\x0a\0\0\3", b"\x0a\0\0\4"}
+    for order in ([owner, *guests], [*guests, owner], [guests[0], owner, guests[1]]):
+        zone = Zone(ORIGIN)
+        for spec in order:
+            zone.put_instance(spec)
+        assert found(zone) == {b"\x0a\0\0\1"}
+        zone.drop_instance("default", "web", "a")
+        assert found(zone) == all_guests
+        zone.put_instance(owner)
+        zone.drop_instance("default", "web", "c")
+        assert found(zone) == {b"\x0a\0\0\1"}
