@@ -6,8 +6,11 @@ the cluster secret is named, not its content.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,10 +20,11 @@ from typing import Any, Final
 import msgspec
 
 from discovery import listen, process
-from discovery.config_rules import is_wildcard, listen_address
+from discovery.config_rules import is_wildcard, listen_address, read_secret
 from discovery.config_schema import Config
 
 FEED_SOCKET: Final = "feed"
+_COOKIE_SECRET_BYTES: Final = 32
 
 
 class NodeSettings(msgspec.Struct, frozen=True):
@@ -69,6 +73,26 @@ def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def cookie_secret(config: Config) -> bytes:
+    """The secret of DNS cookies: that of the cluster through a hash, so that all nodes know each other's cookies.
+
+    Without one it is made up: only the workers of this node know theirs, and only until it starts again.
+    """
+    secret = None
+    with contextlib.suppress(OSError, ValueError):  # said by whoever needs the secret itself
+        secret = read_secret(config)
+    if secret is None:
+        return secrets.token_bytes(_COOKIE_SECRET_BYTES)
+    return hashlib.blake2b(secret, digest_size=_COOKIE_SECRET_BYTES, person=b"dns cookies").digest()
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor to read ``data`` from, for children to inherit: unlike a command line nobody else can."""
+    fd = os.memfd_create("dns-cookies")
+    os.write(fd, data)
+    return fd
+
+
 def spawn(arguments: Sequence[str], fds: Sequence[int]) -> subprocess.Popen[bytes]:
     """Start one of our modules. Its stdout is our stderr: ours carries the ready line and nothing else.
 
@@ -98,6 +122,7 @@ class Launch:
         self.http_url = config.http.advertise or f"http://{listen.preferred(sockets.http)}"
         self.raft_address = config.raft.advertise or listen.preferred(sockets.raft)
         self.dns_address = listen.preferred(sockets.dns)
+        self._cookie_fd = _in_memory(cookie_secret(config))
 
     def node(self, control_fd: int) -> tuple[Sequence[str], Sequence[int]]:
         """Module and arguments of the node process, and the descriptors it inherits."""
@@ -123,11 +148,12 @@ class Launch:
             join: ``now`` at the first start (SERVFAIL until the first sync), ``synced`` for a replacement.
         """
         fds = tuple(sock.fileno() for sock in self.sockets.dns)
+        settings = dns_settings(self.config, self._dns) | {"cookie_fd": self._cookie_fd}
         arguments = ["discovery.dns.worker", "--index", str(index), "--feed", self._feed, "--zone", self.config.zone]
         for address, fd in zip(self._dns, fds, strict=True):
             arguments += ["--listen", address, "--tcp-fd", str(fd)]
-        arguments += ["--settings", json.dumps(dns_settings(self.config, self._dns)), "--join", join]
-        return arguments, fds
+        arguments += ["--settings", json.dumps(settings), "--join", join]
+        return arguments, (*fds, self._cookie_fd)
 
     def ready_line(self) -> str:
         """What ``serve`` prints once it serves (CONTRACT section 1)."""

@@ -32,7 +32,7 @@ TYPE_TEXT: Final[dict[int, str]] = {number: text for text, number in TYPES.items
 IN: Final = 1
 CH: Final = 3
 
-# Response codes (RFC 1035 section 4.1.1, 6895 section 2.3; BADVERS is the extended code 16)
+# Response codes (RFC 1035 section 4.1.1, 6895 section 2.3; extended: BADVERS, BADCOOKIE)
 NOERROR: Final = 0
 FORMERR: Final = 1
 SERVFAIL: Final = 2
@@ -41,10 +41,12 @@ NOTIMP: Final = 4
 REFUSED: Final = 5
 NOTAUTH: Final = 9
 BADVERS: Final = 16
+BADCOOKIE: Final = 23
 
 RCODE_TEXT: Final[dict[int, str]] = {
     NOERROR: "NOERROR", FORMERR: "FORMERR", SERVFAIL: "SERVFAIL", NXDOMAIN: "NXDOMAIN", NOTIMP: "NOTIMP",
     REFUSED: "REFUSED", NOTAUTH: "NOTAUTH", BADVERS: "BADVERS",
+    BADCOOKIE: "BADCOOKIE",
 }  # fmt: skip
 
 # Extended DNS errors (RFC 8914 section 4)

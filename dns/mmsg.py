@@ -25,6 +25,7 @@ SLOT_BYTES: Final = limits.DNS_UDP_BYTES_MAX
 CONTROL_BYTES: Final = 64  # one IP_PKTINFO (32) or IPV6_PKTINFO (40) with room to spare
 _NAME_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}  # struct sockaddr_in, sockaddr_in6
 _NAME_STRIDE: Final = 32
+_ADDRESS: Final = {socket.AF_INET: (4, 8), socket.AF_INET6: (8, 24)}  # where it stands in its structure
 _PROBE_WAIT_MS: Final = 200
 
 
@@ -115,12 +116,14 @@ class Slots:
         self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
         self._control = control
         self._lay_out(_NAME_BYTES[socket.AddressFamily(sock.family)])
+        self._address_at, self._address_end = _ADDRESS[socket.AddressFamily(sock.family)]
 
     def _lay_out(self, name_bytes: int) -> None:
         """Point two rows of headers, to receive and to send by, at the same slots, addresses and control messages."""
         self._held: list[ctypes.c_char] = []  # buffers that are held so can be neither closed nor moved
         base = self._address(self.memory)
         self._names = ctypes.create_string_buffer(SLOTS * _NAME_STRIDE)
+        self._addresses = memoryview(self._names).cast("B")
         self._controls = ctypes.create_string_buffer(SLOTS * CONTROL_BYTES)
         self._received, self._sent = bytearray(SLOTS * 64), bytearray(SLOTS * 64)
         self._room, self._replies = bytearray(SLOTS * 16), bytearray(SLOTS * 16)
@@ -164,6 +167,11 @@ class Slots:
             return 0
         self.sizes = self._msg_lens[:count].tolist()
         return count
+
+    def client(self, slot: int) -> bytes:
+        """The address that the datagram came from: 4 or 16 bytes."""
+        at = slot * _NAME_STRIDE
+        return bytes(self._addresses[at + self._address_at : at + self._address_end])
 
     def is_cut(self, slot: int) -> bool:
         """Whether the datagram was longer than a slot: what is there looks valid and is not the message."""

@@ -1,6 +1,6 @@
 """Bytes of a question in, bytes of its answer out: everything between the sockets and the catalogue.
 
-Pure. Three ways to an answer, each slower and more general than the one before: ready replies
+No sockets, no waiting. Three ways to an answer, each slower and more general than the one before: ready replies
 (:mod:`discovery.dns.cache`), replies in a few slices of bytes (:mod:`discovery.dns.quick`), and reading, resolving
 and composing. ``serve`` and ``serve_slots`` take whole batches, so that what is counted is counted once a batch.
 """
@@ -8,14 +8,18 @@ and composing. ``serve`` and ``serve_slots`` take whole batches, so that what is
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from discovery import limits
 from discovery.dns import answer as answers
 from discovery.dns import codes, edns, wire
 from discovery.dns.cache import AnswerCache, is_common
+from discovery.dns.cookies import Cookies
+from discovery.dns.edns import Edns
 from discovery.dns.name import Labels
 from discovery.dns.quick import Quick
 from discovery.dns.sections import Answer, RRSet
@@ -31,6 +35,7 @@ _VERSION_NAMES: Final = frozenset({(b"version", b"bind"), (b"version", b"server"
 _NODE_NAMES: Final = frozenset({(b"id", b"server"), (b"hostname", b"bind")})
 _Address = TypeVar("_Address")
 _NAME_AT: Final = wire.HEADER_BYTES - 2  # behind the id
+_QUESTIONS_AT: Final = 2  # behind the id
 _AUTHORITIES_AT: Final = 6  # behind the id
 _SLOT_BYTES: Final = limits.DNS_UDP_BYTES_MAX
 
@@ -46,6 +51,9 @@ class Slots(Protocol):
     def is_cut(self, slot: int) -> bool:
         """Whether the datagram was longer than its slot."""
 
+    def client(self, slot: int) -> bytes:
+        """The address that the datagram came from: 4 or 16 bytes."""
+
 
 class Responder:
     """Answers questions from a catalogue.
@@ -53,6 +61,8 @@ class Responder:
     Args:
         settings: of the server.
         version: told to ``version.bind CH TXT``.
+        cookies: whose cookies clients get (RFC 7873); ``None``: none.
+        wall_clock: Unix seconds.
 
     Attributes:
         catalogue: ``None`` before the first sync: SERVFAIL then, never NXDOMAIN.
@@ -63,7 +73,13 @@ class Responder:
         errors: questions that met a bug of ours (each is in the log).
     """
 
-    def __init__(self, settings: Settings, version: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        version: str = "",
+        cookies: Cookies | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.settings = settings
         self.catalogue: Catalogue | None = None
         self.responses: Counter[int] = Counter()
@@ -74,6 +90,10 @@ class Responder:
         self.truncated = 0
         self.errors = 0
         self._stale = False
+        self._cookies = cookies
+        self._wall_clock = wall_clock
+        self._client_of: Callable[[Any], bytes] = client_of  # the address of whoever asks, by ``_place``
+        self._place: Any = None
         self._cache = AnswerCache()
         self._quick = Quick(self._cache)
         self._chaos: dict[Labels, str] = {
@@ -119,7 +139,9 @@ class Responder:
     def serve(self, batch: Iterable[tuple[bytes, _Address]]) -> list[tuple[bytes, _Address]]:
         """Answer datagrams; what deserves no answer is left out. Never raises."""
         replies = []
+        self._client_of = client_of
         for packet, address in batch:
+            self._place = address
             reply = self.datagram(packet)
             if reply is not None:
                 replies.append((reply, address))
@@ -132,6 +154,7 @@ class Responder:
             How many got none: their length is 0.
         """
         self._begin()
+        self._client_of = slots.client
         memory, lengths = slots.memory, slots.lengths
         get = self._cache.ready.get
         missed = silent = 0
@@ -141,6 +164,7 @@ class Responder:
                 turn = get(rest)
                 if turn is None:
                     missed += 1
+                    self._place = slot
                     reply = self._missed(rest) if size < _SLOT_BYTES or not slots.is_cut(slot) else b""
                 else:
                     reply = turn()
@@ -199,7 +223,8 @@ class Responder:
             return self._compose(rest, end)
         asked = b"".join((rest[:_NAME_AT], lower, rest[end:]))
         reply = self._ready(asked) or self._compose(asked, end)
-        return b"".join((reply[:_NAME_AT], name, reply[end:])) if len(reply) > _NAME_AT else reply
+        holds_question = reply[_QUESTIONS_AT : _QUESTIONS_AT + 2] == b"\0\1"  # a refusal holds none
+        return b"".join((reply[:_NAME_AT], name, reply[end:])) if holds_question else reply
 
     def _ready(self, asked: bytes) -> bytes:
         turn = self._cache.ready.get(asked)
@@ -221,23 +246,33 @@ class Responder:
                 reply = self._failed(b"\0\0" + rest)[2:]
             if reply is not None:
                 return reply
-        return (self._guarded(b"\0\0" + rest, stream=False) or b"")[2:]
+        return (self._guarded(b"\0\0" + rest) or b"")[2:]
 
-    def message(self, packet: bytes) -> bytes | None:
-        """The answer to a message that came over TCP, or ``None``. Never raises."""
-        reply = self._guarded(packet, stream=True)
+    def message(self, packet: bytes, client: str = "", idle_s: float = 0.0) -> bytes | None:
+        """The answer to a message that came over TCP, or ``None``. Never raises.
+
+        Args:
+            client: address literal.
+            idle_s: how long the connection may be idle.
+        """
+        self._client_of, self._place = client_of, (client,)
+        reply = self._guarded(packet, idle_s)
         if reply is None:
             self.dropped += 1
         return reply
 
-    def _guarded(self, packet: bytes, *, stream: bool) -> bytes | None:
-        """No packet may end the worker: a bug met on the way is logged and costs one SERVFAIL."""
+    def _guarded(self, packet: bytes, idle_s: float | None = None) -> bytes | None:
+        """No packet may end the worker: a bug met on the way is logged and costs one SERVFAIL.
+
+        Args:
+            idle_s: of a TCP connection; ``None``: a datagram.
+        """
         self.composed += 1
         try:
-            return self._reply(packet, stream)
+            return self._reply(packet, idle_s)
         except wire.Refused as refused:
             self.responses[refused.rcode] += 1
-            return wire.refusal(packet, refused.rcode)
+            return wire.refusal(packet, refused.rcode, self._opt(wire.find_opt(packet), refused.rcode, None, idle_s))
         except Exception:
             return self._failed(packet)
 
@@ -247,19 +282,22 @@ class Responder:
             log.exception("a question could not be answered", extra={"packet": packet[:512].hex()})
         return wire.refusal(packet, codes.SERVFAIL)
 
-    def _reply(self, packet: bytes, stream: bool) -> bytes | None:
+    def _reply(self, packet: bytes, idle_s: float | None) -> bytes | None:
         """Read, resolve, compose; remember what is likely to be asked for again."""
         query = wire.read(packet)
         if query is None:
             return None
         answer = self._answer(query)
-        opt = self._opt(query, answer)
-        bytes_max = self._bytes_max(query, stream)
+        ede = answer.ede
+        if ede is None and self._stale and query.rclass == codes.IN and query.question:
+            ede = codes.EDE_STALE
+        opt = self._opt(query.edns, answer.rcode, ede, idle_s)
+        bytes_max = self._bytes_max(query, idle_s is not None)
         reply = wire.compose(query, answer, bytes_max, opt)
         self.responses[answer.rcode] += 1
         if reply[2] & wire.TC >> 8:
             self.truncated += 1
-        if not stream and self.catalogue is not None and is_common(query):
+        if idle_s is None and self.catalogue is not None and is_common(query):
             if answer.ede is None:
                 self._quick.learn(packet, query, opt, bytes_max)
             self._keep(packet[2:], answer, reply[2:], len(opt))
@@ -281,18 +319,30 @@ class Responder:
             return edns.SIZE_MIN
         return max(edns.SIZE_MIN, min(query.edns.size, self.settings.udp_max, _SLOT_BYTES))
 
-    def _opt(self, query: Query, answer: Answer) -> bytes:
+    def _opt(self, asked: Edns | None, rcode: int, ede: int | None, idle_s: float | None) -> bytes:
         """An OPT record for clients that sent one, nobody else."""
-        if query.edns is None:
+        if asked is None:
             return b""
-        ede = answer.ede
-        if ede is None and self._stale and query.rclass == codes.IN:
-            ede = codes.EDE_STALE
-        return edns.write(self.settings.udp_max, answer.rcode, query.edns.dnssec_ok, ede)
+        options = self._options(asked, idle_s) if asked.has_options else b""
+        return edns.write(self.settings.udp_max, rcode, asked.dnssec_ok, ede, options)
+
+    def _options(self, asked: Edns, idle_s: float | None) -> bytes:
+        """What is told only to who asks for it."""
+        options = b""
+        if asked.nsid and self.settings.node:
+            options += edns.option(edns.NSID, self.settings.node.encode())
+        if asked.cookie is not None and self._cookies is not None:
+            whole = self._cookies.answer(asked.cookie, self._client_of(self._place), int(self._wall_clock()))
+            options += edns.option(edns.COOKIE, whole)
+        if asked.keepalive and idle_s is not None:  # over UDP it means nothing (RFC 7828 section 3.2.1)
+            options += edns.option(edns.KEEPALIVE, int(idle_s * 10).to_bytes(2, "big"))
+        return options
 
     def _answer(self, query: Query) -> Answer:
         if query.edns is not None and query.edns.version:
             return Answer(rcode=codes.BADVERS, authoritative=False, ede=None)
+        if not query.question:
+            return Answer(authoritative=False)
         if query.rtype in _TRANSFERS:
             return _refused()
         if query.rclass == codes.CH:
@@ -313,3 +363,15 @@ class Responder:
 
 def _refused() -> Answer:
     return Answer(rcode=codes.REFUSED, authoritative=False)
+
+
+def client_of(address: Any) -> bytes:
+    """The address in what sockets of Python call one: 4 or 16 bytes; ``b""`` for none.
+
+    Args:
+        address: ``(host, port, …)``, or that behind a control message.
+    """
+    host = address[0] if isinstance(address[0], str) else address[1][0]
+    if not host:
+        return b""
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])

@@ -21,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True):
         reverse_zones: networks whose PTR names are ours, in CIDR text.
         ns_addresses: addresses of this server, those of the name server in the zone's apex.
         node: node id, shown to ``id.server CH TXT``.
+        cookie_fd: a descriptor of our own to read the secret of DNS cookies from; ``None``: make one up.
         udp_batches: whether UDP uses recvmmsg and sendmmsg, where they work.
         log_format, log_level: see :func:`discovery.log.setup`.
     """
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True):
     reverse_zones: tuple[str, ...] = REVERSE_ZONES
     ns_addresses: tuple[str, ...] = ()
     node: str = ""
+    cookie_fd: int | None = None
     udp_batches: bool = True
     log_format: str = "text"
     log_level: str = "info"

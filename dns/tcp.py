@@ -19,7 +19,9 @@ _READ_BYTES: Final = 64 * 1024
 _ACCEPTS: Final = 32  # in one go
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
-Answer = Callable[[bytes], bytes | None]
+_CROWDED: Final = 3 / 4  # of all places: from there on clients that ask are told to close when they are done
+
+Answer = Callable[[bytes, str, float], bytes | None]
 
 
 class TcpServer:
@@ -27,7 +29,8 @@ class TcpServer:
 
     Args:
         loop: to be registered with.
-        answer: from a message to its answer; ``None`` ends the connection.
+        answer: from a message, its client's address and the seconds that the connection may be idle from now on to
+            the message's answer; ``None`` ends the connection.
         clock: monotonic seconds.
     """
 
@@ -42,6 +45,11 @@ class TcpServer:
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def idle_s(self) -> float:
+        """How long a connection may be idle, as clients are told (RFC 7828); 0: it had better close."""
+        crowded = len(self._connections) > _CROWDED * limits.DNS_TCP_CONNECTIONS_MAX
+        return 0.0 if crowded else limits.DNS_TCP_IDLE_S_MAX
 
     def listen(self, fd: int) -> None:
         """Accept from an inherited listening socket, which other workers accept from too."""
@@ -166,7 +174,7 @@ class Connection:
         """Answer whole questions while their answers may still pile up. Raises ``ValueError`` on what is no DNS."""
         answered = False
         for message in self._messages():
-            reply = self._server.answer(message)
+            reply = self._server.answer(message, self.client, self._server.idle_s())
             if reply is None:
                 raise ValueError("not a question")
             self._out += len(reply).to_bytes(_LENGTH_BYTES, "big") + reply

@@ -45,7 +45,7 @@ class Refused(Exception):
 
 
 class Query(msgspec.Struct, gc=False):
-    """A question. ``question`` are its bytes as asked, letter case included (draft-vixie-dnsext-dns0x20)."""
+    """A question. ``question`` are its bytes as asked (draft-vixie-dnsext-dns0x20); ``b""``: only a cookie came."""
 
     ident: int
     flags: int
@@ -61,7 +61,8 @@ def read(packet: bytes) -> Query | None:
 
     1. less than a header, or a response: ``None``, no answer, lest two servers answer each other for ever;
     2. another opcode than QUERY: NOTIMP;
-    3. exactly one question, no answer or authority records (but IXFR brings its SOA, RFC 1995 section 3);
+    3. exactly one question, no answer or authority records (but IXFR brings its SOA, RFC 1995 section 3), or none and
+       a cookie: who asks so wants ours (RFC 7873 section 5.4);
     4. at most one OPT, of the root; nothing behind the last record.
 
     Raises:
@@ -74,7 +75,9 @@ def read(packet: bytes) -> Query | None:
         return None
     if flags & OPCODE:  # 2
         raise Refused(codes.NOTIMP)
-    if questions != 1 or answers or additional > ADDITIONAL_MAX:  # 3
+    if not questions and not answers and not authorities and additional == 1:  # 3
+        return _read_cookie(packet, ident, flags)
+    if questions != 1 or answers or additional > ADDITIONAL_MAX:
         raise Refused(codes.FORMERR)
     try:
         labels, at = name.read(packet, HEADER_BYTES)
@@ -88,6 +91,14 @@ def read(packet: bytes) -> Query | None:
     if authorities or additional:
         _read_records(packet, at, authorities, additional, query)
     elif at != len(packet):  # 4
+        raise Refused(codes.FORMERR)
+    return query
+
+
+def _read_cookie(packet: bytes, ident: int, flags: int) -> Query:
+    query = Query(ident, flags, (), 0, codes.IN, b"")
+    _read_records(packet, HEADER_BYTES, 0, 1, query)
+    if query.edns is None or query.edns.cookie is None:
         raise Refused(codes.FORMERR)
     return query
 
@@ -123,10 +134,34 @@ def _read_opt(rclass: int, ttl: int, options: bytes) -> Edns:
         raise Refused(codes.FORMERR) from None
 
 
-def refusal(packet: bytes, rcode: int) -> bytes:
-    """A bare header for a message of at least 12 bytes: its id, opcode, RD and CD, and the response code."""
+def refusal(packet: bytes, rcode: int, opt: bytes = b"") -> bytes:
+    """A bare header for a message of at least 12 bytes: its id, opcode, RD and CD, the response code, our OPT."""
     ident, flags = struct.unpack_from("!HH", packet)
-    return HEADER.pack(ident, QR | flags & (OPCODE | RD | CD) | rcode & 0xF, 0, 0, 0, 0)
+    return HEADER.pack(ident, QR | flags & (OPCODE | RD | CD) | rcode & 0xF, 0, 0, 0, 1 if opt else 0) + opt
+
+
+def find_opt(packet: bytes) -> Edns | None:
+    """The OPT of a message that is refused: who sends one gets one (RFC 6891 section 6.1.1). ``None``: none is legible.
+
+    The records of any opcode stand in the same form (RFC 2136 section 2 for the one with other names for them).
+    """
+    _, _, questions, *others = HEADER.unpack_from(packet)
+    if questions > 1 or sum(others) > ADDITIONAL_MAX:
+        return None
+    at = HEADER_BYTES
+    try:
+        for _ in range(questions):
+            at = name.skip(packet, at) + _QUESTION.size
+        for _ in range(sum(others)):
+            start = at
+            at = name.skip(packet, at)
+            rtype, rclass, ttl, length = _FIXED.unpack_from(packet, at)
+            at += _FIXED.size + length
+            if rtype == codes.OPT and not packet[start] and at <= len(packet):
+                return edns.read(rclass, ttl, packet[at - length : at])
+    except (name.BadName, struct.error, edns.BadOptions):
+        return None
+    return None
 
 
 class _Owners:
@@ -216,7 +251,8 @@ def compose(query: Query, answer: Answer, bytes_max: int, opt: bytes = b"") -> b
         _add_rest(message, answer, counts)  # 2, 3
     flags = QR | query.flags & (RD | CD) | (AA if answer.authoritative else 0) | (0 if complete else TC)
     arcount = counts[2] + (1 if opt else 0)  # 4
-    header = HEADER.pack(query.ident, flags | answer.rcode & 0xF, 1, counts[0], counts[1], arcount)
+    questions = 1 if query.question else 0
+    header = HEADER.pack(query.ident, flags | answer.rcode & 0xF, questions, counts[0], counts[1], arcount)
     return b"".join((header, query.question, *message.parts, opt))
 
 

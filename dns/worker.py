@@ -21,6 +21,7 @@ import discovery
 from discovery import feed, process
 from discovery import log as logs
 from discovery.dns import codes
+from discovery.dns.cookies import Cookies
 from discovery.dns.loop import READ, Loop
 from discovery.dns.responder import Responder
 from discovery.dns.settings import Settings
@@ -32,6 +33,7 @@ from discovery.dns.zone import Origin
 log: Final = logging.getLogger("discovery.dns.worker")  # not __main__
 
 REPORT_S: Final = 1.0
+COOKIE_SECRET_BYTES: Final = 32
 _COLLECT_AFTER: Final = (
     50_000  # allocations; what a worker holds has no cycles, so that a collection finds next to none
 )
@@ -50,7 +52,7 @@ class Worker:
         self._parent = os.getppid()
         settings = msgspec.json.decode(options.settings, type=Settings)
         logs.setup(settings.log_format, settings.log_level, process=f"dns-{options.index}")
-        self.responder = Responder(settings, discovery.__version__)
+        self.responder = Responder(settings, discovery.__version__, Cookies(_cookie_secret(settings.cookie_fd)))
         origin = Origin(options.zone.lower(), settings)
         self.view = View(self.loop, options.feed, options.index, origin, self.responder, time.monotonic)
         self.tcp = TcpServer(self.loop, self.responder.message, time.monotonic)
@@ -136,6 +138,14 @@ class Worker:
             "dns_revision": self.view.revision,
         }
         return (*counted, *(feed.Sample(name, (), value) for name, value in plain.items()))
+
+
+def _cookie_secret(fd: int | None) -> bytes:
+    """What the supervisor has written there for all workers; without a descriptor one of our own."""
+    if fd is None:
+        return os.urandom(COOKIE_SECRET_BYTES)
+    with os.fdopen(fd, "rb") as file:
+        return os.pread(file.fileno(), COOKIE_SECRET_BYTES, 0)
 
 
 def _address(text: str) -> tuple[str, int]:

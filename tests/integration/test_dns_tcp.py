@@ -149,7 +149,7 @@ class Bench:
     def __init__(self) -> None:
         self.now = 0.0
         self.loop = Loop()
-        self.server = TcpServer(self.loop, lambda message: message, lambda: self.now)
+        self.server = TcpServer(self.loop, lambda message, client, idle_s: message, lambda: self.now)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.address = listener.getsockname()
             self.server.listen(listener.detach())

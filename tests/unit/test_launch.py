@@ -43,10 +43,11 @@ def test_a_worker_gets_every_dns_address_with_its_tcp_listener(launched: Any) ->
     arguments, fds = start.worker(1, "synced")
     given = list(zip(arguments[1::2], arguments[2::2], strict=True))
     listened = [value for name, value in given if name == "--listen"]
-    assert [int(value) for name, value in given if name == "--tcp-fd"] == list(fds)
+    told = json.loads(dict(given)["--settings"])
+    assert [*(int(value) for name, value in given if name == "--tcp-fd"), told["cookie_fd"]] == list(fds)
     assert listened == [listen.bound(sock) for sock in start.sockets.dns]
     assert dict(given)["--join"] == "synced"
-    assert json.loads(dict(given)["--settings"])["ns_addresses"] == ["127.0.0.1", "127.0.0.2"]
+    assert told["ns_addresses"] == ["127.0.0.1", "127.0.0.2"]
 
 
 def test_the_apex_name_server_has_the_advertised_address(launched: Any) -> None:

@@ -14,13 +14,16 @@ import pytest
 
 from discovery import limits
 from discovery.dns import mmsg, udp
+from discovery.dns.cookies import Cookies
 from discovery.dns.loop import Loop
 from discovery.dns.mmsg import SLOT_BYTES, Slots
 from discovery.dns.responder import Responder
+from discovery.dns.settings import Settings
 from discovery.dns.udp import BatchedExchange, PlainExchange, UdpSocket
 from discovery.testing.dns_case import Registry, instance, question, responder
 
 WEB = "web.default.svc.cluster.local"
+COOKIE_QUESTION = question(WEB, edns=1232)[:-2] + b"\0\x0c\0\x0a\0\x08abcdefgh"
 WAYS = pytest.mark.parametrize("batched", [True, False], ids=["batched", "plain"])
 
 
@@ -264,3 +267,20 @@ def test_many_turns_take_no_memory(opened: list[Any]) -> None:
         assert sock.exchange.turn() == 4
         assert len([one.take() for _ in range(4)]) == 4
     assert len(sock.exchange._slots.sizes) == 4  # type: ignore[attr-defined]
+
+
+@WAYS
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_a_cookie_is_made_for_the_address_that_asks(opened: list[Any], host: str, batched: bool) -> None:
+    cookies = Cookies(b"secret")
+    host_server = Responder(Settings(), "", cookies, lambda: 1_700_000_000)
+    host_server.install(Registry().zone())
+    sock = listen(opened, host, batched, host_server)
+    near = "::1" if ":" in host else "127.0.0.1"
+    one = client(opened, sock, near)
+    one.ask(COOKIE_QUESTION, COOKIE_QUESTION)
+    sock._turn()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for _ in range(2):
+        whole = one.take()[0][-24:]
+        assert cookies.is_valid(whole, socket.inet_pton(family, near), 1_700_000_000)

@@ -48,6 +48,9 @@ class Slots:
     def is_cut(self, slot: int) -> bool:
         return slot in self.cut
 
+    def client(self, slot: int) -> bytes:
+        return bytes((192, 0, 2, slot & 255))
+
     def replies(self) -> list[bytes | None]:
         found = zip(self.starts, self.lengths, strict=True)
         return [self.memory[start - 2 : start - 2 + length] or None for start, length in found]
@@ -62,7 +65,7 @@ def served(server: Responder, packets: Sequence[bytes]) -> list[bytes | None]:
 
 def general(server: Responder, packet: bytes) -> bytes | None:
     """What reading, resolving and composing makes of it."""
-    return server._guarded(packet, stream=False)
+    return server._guarded(packet)
 
 
 def forgetful(server: Responder) -> Responder:

@@ -101,9 +101,9 @@ def test_a_later_version_of_edns_is_refused_with_ours() -> None:
     assert reply.rr == []
 
 
-@pytest.mark.parametrize("options", [b"\0\x0a\0\x08abcdefgh", b"\0\3\0\0", b"\xff\xff\0\1x", b"\0\x0c\0\4\0\0\0\0"])
+@pytest.mark.parametrize("options", [b"\0\x0a\0\x08abcdefgh", b"\0\x0b\0\0", b"\xff\xff\0\1x", b"\0\x0c\0\4\0\0\0\0"])
 def test_options_that_we_do_not_know_change_nothing(options: bytes) -> None:
-    """A cookie, NSID, something new, padding: dig sends the first by default."""
+    """A cookie where there are none, keepalive over UDP, something new, padding."""
     host = server()
     for _ in range(4):
         reply = parsed(host.datagram(packet(0x0120, opt(options=options))))
