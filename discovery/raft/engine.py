@@ -68,7 +68,7 @@ class Engine(Member):
         seed = members or founding({node: FoundingMember("", "") for node in (node_id, *peers)})
         where = (wal, snapshots, machine, wall_ms, random, settings or Settings(), core_class)
         super().__init__(node_id, incarnation, seed, *where)
-        self._log_end = self._core.last_index
+        self._log_end = (self._core.last_index, self._core.wal[-1][2])
 
     # -- events: they only queue ----------------------------------------------------------------------------------
 
@@ -255,8 +255,9 @@ class Engine(Member):
 
     def _output(self) -> Output:
         core = self._core
-        if core.last_index != self._log_end:
-            self._log_end, self._log_moved_at = core.last_index, instant.now
+        end = (core.last_index, core.wal[-1][2])  # an entry may be replaced by another at the same index
+        if end != self._log_end:
+            self._log_end, self._log_moved_at = end, instant.now
         early, late = core.outbox.take()
         mute = self._room.mute
         batch = core.wal.take() if not mute or instant.now >= self._room.log.retry_at else None

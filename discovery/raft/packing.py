@@ -47,20 +47,34 @@ def time_of(command: bytes) -> int:
     return int.from_bytes(command[1:_HEAD_BYTES], "big")
 
 
-class LogClock:
-    """Log time = max(previous, min(leader's wall clock, previous + elapsed + 1 s)) (DESIGN guarantee 7).
+_NS_PER_MS: Final = 1_000_000
+_NS_PER_S: Final = 1_000_000_000
 
-    It never falls, and a leader whose clock is wrong can push it ahead by one second an entry at most.
+
+class LogClock:
+    """Log time: the leader's wall clock steers it, the time that went by bounds it (docs/decisions/009-log-time.md).
+
+    From one entry to the next it moves by what the wall clock asks for, but by three quarters of the elapsed time at
+    least and by five quarters at most, however many entries there are. So it never falls, never stands still under
+    a clock that is behind, and a clock far ahead makes ten minutes of log time eight minutes long, not shorter.
     """
 
     def __init__(self, previous_ms: int, now: float) -> None:
-        """``previous_ms``: log time of the last entry (0: there is none, the wall clock is taken); ``now``: seconds."""
-        self._previous_ms = previous_ms
-        self._at = now
+        """``previous_ms``: log time of the last entry (0: there is none, the wall clock is taken).
+
+        ``now``: seconds, when that entry came here or later; time in which no process ran is not known to anybody.
+        """
+        self._log_ns = previous_ms * _NS_PER_MS
+        self._at_ns = int(now * _NS_PER_S)
 
     def stamp(self, now: float, wall_ms: int) -> int:
-        """The log time of an entry made now."""
-        ceiling = self._previous_ms + int((now - self._at) * 1000) + 1000 if self._previous_ms else wall_ms
-        self._previous_ms = max(self._previous_ms, min(wall_ms, ceiling))
-        self._at = now
-        return self._previous_ms
+        """The log time of an entry made now, in ms."""
+        at_ns, wall_ns = int(now * _NS_PER_S), wall_ms * _NS_PER_MS
+        if self._log_ns:
+            elapsed_ns = max(0, at_ns - self._at_ns)
+            slowest, fastest = elapsed_ns - elapsed_ns // 4, elapsed_ns + elapsed_ns // 4
+            self._log_ns += min(max(wall_ns - self._log_ns, slowest), fastest)
+        else:
+            self._log_ns = wall_ns
+        self._at_ns = at_ns
+        return self._log_ns // _NS_PER_MS

@@ -121,6 +121,17 @@ class BelievesTheWall(LogClock):
         return wall_ms
 
 
+class LeapsWithEachEntry(LogClock):
+    """Lets a clock that is ahead gain a second with every entry."""
+
+    def stamp(self, now: float, wall_ms: int) -> int:
+        """As it was once."""
+        elapsed_ns = int(now * 1e9) - self._at_ns
+        ceiling_ns = self._log_ns + elapsed_ns + 10**9 if self._log_ns else wall_ms * 10**6
+        self._log_ns, self._at_ns = max(self._log_ns, min(wall_ms * 10**6, ceiling_ns)), int(now * 1e9)
+        return self._log_ns // 10**6
+
+
 class EvictsUnconditionally(SimRegistry):
     """Applies an eviction whatever happened to the lease since it was decided."""
 

@@ -98,7 +98,7 @@ class SimNode:
             snapshots=self.snapshots,
             machine=self.registry,
             clock=lambda: self.world.now,
-            wall_ms=self.wall_ms,
+            wall_ms=self._wall_to_stamp,
             random=random.Random(self.world.random.random()),  # noqa: S311
             settings=SETTINGS,
             core_class=self.core_class,
@@ -157,6 +157,11 @@ class SimNode:
     def wall_ms(self) -> int:
         """A wall clock that is a little wrong, and after a jump very much so."""
         return int(self.world.now * 1000) + 1_700_000_000_000 + self.skew_ms
+
+    def _wall_to_stamp(self) -> int:
+        core = self.engine._core
+        self.watch.log_time.stamping(core.term, core.last_index + 1, self.world.now)
+        return self.wall_ms()
 
     # -- Host -----------------------------------------------------------------------------------------------------
 

@@ -40,14 +40,49 @@ def fingerprint(value: Any) -> int:
     return zlib.crc32(_encode(value))
 
 
+class LogTime:
+    """Log time goes by the time that went by: never backwards, and never more than a quarter too fast (decision 9)."""
+
+    def __init__(self) -> None:
+        self._stamped: dict[tuple[int, int], float] = {}
+        self._first: tuple[int, float] | None = None
+        self._last = (0, 0, 0.0)
+        self.judged = 0
+
+    def stamping(self, term: int, index: int, now: float) -> None:
+        """A leader asks its wall clock: for the entry that will stand at ``index``, if it makes one."""
+        self._stamped[term, index] = now
+
+    def applied(self, meta: Meta) -> None:
+        """Some node applies an entry; the first to apply each judges it."""
+        index, time_ms, at = self._last
+        if meta.index <= index:
+            return
+        if meta.time_ms < time_ms:
+            raise Violation(f"log time fell from {time_ms} at {index} to {meta.time_ms} at {meta.index}")
+        now = self._stamped.get((meta.term, meta.index))
+        if now is None:  # packed together with the one before
+            self._last = (meta.index, meta.time_ms, at)
+            return
+        self._last = (meta.index, meta.time_ms, now)
+        if self._first is None:
+            self._first = (meta.time_ms, now)
+            return
+        self.judged += 1
+        for since_ms, since in (self._first, (time_ms, at)):
+            if meta.time_ms - since_ms > 1250 * (now - since) + 2:
+                raise Violation(
+                    f"log time ran ahead: {meta.time_ms - since_ms} ms at index {meta.index} in {now - since:.6f} s"
+                )
+
+
 class Sameness:
-    """One content and one outcome for each command of the log, one state for each index, log time that never falls."""
+    """One content and one outcome for each command of the log, one state for each index."""
 
     def __init__(self) -> None:
         self._commands: dict[tuple[int, int], tuple[int, int, int]] = {}
         self._outcomes: dict[tuple[int, int], int] = {}
         self._states: dict[int, str] = {}
-        self._newest = (0, 0)
 
     def command(self, node: str, command: bytes, meta: Meta, position: int) -> None:
         """A node applies the ``position``-th command of an entry."""
@@ -55,11 +90,6 @@ class Sameness:
         known = self._commands.setdefault((meta.index, position), content)
         if known != content:
             raise Violation(f"index {meta.index} was applied as {known} and, on {node}, as {content}")
-        index, time_ms = self._newest
-        if meta.index > index:
-            if meta.time_ms < time_ms:
-                raise Violation(f"log time fell from {time_ms} at {index} to {meta.time_ms} at {meta.index}")
-            self._newest = (meta.index, meta.time_ms)
 
     def outcome(self, node: str, meta: Meta, position: int, outcome: Outcome) -> None:
         """What it came to there."""

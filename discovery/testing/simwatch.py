@@ -1,10 +1,11 @@
 """What must hold in every simulated run, checked while it runs. A breach raises :class:`Violation`.
 
 The list, each a sentence of the guarantees: one leader a term; one content for each log index, one outcome, one state;
-log time never falls; no acknowledged write lost; no refused write applied; no write applied twice, repeated with its
-key or not; a confirmation is true; a strong read sees every write acknowledged before it, and no revision falls; no
-lease expires before its TTL has passed since its last acknowledged heartbeat was sent, none lives much longer while a
-leader has a majority; the feed has no gap; a majority connected for five seconds had a leader in that time.
+log time never falls nor runs ahead of the time that went by; no acknowledged write lost; no refused write applied; no
+write applied twice, repeated with its key or not; a confirmation is true; a strong read sees every write acknowledged
+before it, and no revision falls; no lease expires before its TTL has passed since its last acknowledged heartbeat was
+sent, none lives much longer while a leader has a majority; the feed has no gap; a majority connected for five seconds
+had a leader in that time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from discovery.command import Evict, Meta, Written
 from discovery.errors import NotApplied
-from discovery.testing.simpromises import Follower, Groups, Lateness, Once, Sameness, Strong, Violation
+from discovery.testing.simpromises import Follower, Groups, Lateness, LogTime, Once, Sameness, Strong, Violation
 
 if TYPE_CHECKING:
     from discovery.command import Envelope
@@ -36,6 +37,7 @@ class Watch:
         self.leaders: dict[int, tuple[str, float]] = {}
         self.same, self.once, self.groups = Sameness(), Once(), Groups()
         self.strong, self.lateness = Strong(), Lateness(majority)
+        self.log_time = LogTime()
         self.acknowledged: dict[str, float] = {}
         self.refused: set[str] = set()
         self.unknown = 0
@@ -60,6 +62,7 @@ class Watch:
     def applied(self, node: str, envelope: Envelope, outcome: Outcome, meta: Meta, position: int) -> None:
         """A node applied the ``position``-th command of an entry."""
         self.same.outcome(node, meta, position, outcome)
+        self.log_time.applied(meta)
         name = getattr(envelope.command, "key", None)
         if name is not None and outcome.group is not None:
             self.once.effect(name, meta.index, position)

@@ -30,6 +30,14 @@ def test_a_node_alone_keeps_every_promise():
     assert main(["--seeds", "1..20", "--nodes", "1"]) == 0
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_log_time_keeps_its_pace_while_clocks_jump_and_leaders_change(seed):
+    weights = (("clock", 6), ("transfer", 2), ("kill", 2), ("power", 1), ("partition", 2), ("pause", 1))
+    run = Simulation(seed, Plan(nodes=3, weights=weights, fault_every_s=(0.1, 0.6)))
+    run.run()
+    assert run.watch.log_time.judged > 50
+
+
 def test_runs_exercise_what_they_are_there_for():
     reports = [simulate(seed) for seed in range(1, 9)]
     sums = {name: sum(getattr(report, name) for report in reports) for name in Report.__struct_fields__[1:-1]}

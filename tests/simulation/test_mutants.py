@@ -26,6 +26,7 @@ from discovery.testing.mutants import (
     ForwardsEvictions,
     GrantsAfterWinning,
     IgnoresFailedSyncs,
+    LeapsWithEachEntry,
     NeverAdopts,
     NeverLooks,
     ObeysStaleResets,
@@ -260,7 +261,15 @@ def test_log_time_that_follows_the_wall_clock_is_caught(monkeypatch):
     monkeypatch.setattr(packing, "LogClock", BelievesTheWall)
     caught = first_caught(Simulation, range(1, 10))
     assert caught is not None
-    assert "log time fell" in caught[1]
+    assert "log time fell" in caught[1] or "log time ran ahead" in caught[1]
+
+
+def test_log_time_that_gains_with_each_entry_is_caught(monkeypatch):
+    monkeypatch.setattr(packing, "LogClock", LeapsWithEachEntry)
+    jumps = Plan(weights=(("clock", 6), ("kill", 2), ("transfer", 2)), fault_every_s=(0.1, 0.6))
+    caught = first_caught(Simulation, range(1, 4), jumps)
+    assert caught is not None
+    assert "log time ran ahead" in caught[1]
 
 
 X = b"x" * 3000
