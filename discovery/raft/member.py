@@ -270,7 +270,8 @@ class Member:
         core = self._core
         if core.on_next_index(peer, message):
             self._replication.on_next_index(core.nodes[peer], message)
-            self._rounds.answer(peer, message.round)
+            if peer in core.voters:  # a learner elects nobody: it cannot know that nobody else was elected
+                self._rounds.answer(peer, message.round)
 
     def _on_propose(self, peer: str, message: codec.Propose) -> None:
         """Only the leader of the very term the proposer aimed at takes it (hazard 24)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack, suppress
 from typing import Any
 from unittest.mock import patch
@@ -14,7 +14,9 @@ from discovery.command import Evict, Meta
 from discovery.leases import Due, LeaseClock
 from discovery.model import Group
 from discovery.raft import member
+from discovery.raft.changes import Changes
 from discovery.raft.codec import AppendEntries, NextIndex, PreVote, ResponseVote
+from discovery.raft.configuration import Change
 from discovery.raft.core import LEADER, Core
 from discovery.raft.packing import LogClock
 from discovery.raft.prevote import PreVoting
@@ -101,6 +103,34 @@ class ObeysStaleResets(Core):
         if ours and message.reset:
             self.next[self.nodes[peer]] = message.next
         return ours
+
+
+class BeginsBeforeCommitted(Changes):
+    """Begins a change of members while the last one is not committed (hazard 15)."""
+
+    def _guard(self) -> None:
+        """Whoever leads may."""
+        if not self._core.ready:
+            super()._guard()
+
+    def lead(self) -> None:
+        """Promote whoever caught up, whether the last change is committed or not."""
+        core = self._core
+        for peer, one in core.electorate.active.members.items():
+            if one.role == "learner" and core.is_member(peer) and core.match[core.nodes[peer]] == core.last_index:
+                self._append(core.electorate.active.promoted(peer))
+                return
+        super().lead()
+
+
+class AnswersBeforeCommitted(Changes):
+    """Tells an operator that the members are changed when that is in the leader's log."""
+
+    def ask(self, token: Hashable, change: Change) -> None:
+        """Done."""
+        super().ask(token, change)
+        self.resolved += [(waiting, self._core.electorate.active) for waiting, _ in self._waiting]
+        self._waiting = []
 
 
 class GrantsAfterWinning(PreVoting):
@@ -272,12 +302,14 @@ def breed(
     registry: type[SimRegistry] = SimRegistry,
     node: type[SimNode] = SimNode,
     parts: dict[str, Any] | None = None,
+    kind: type[Simulation] = Simulation,
 ) -> type[Simulation]:
     """A simulation whose nodes are mutants.
 
     Args:
         core, registry, node: subclasses to use.
         parts: what to put in place of names in :mod:`discovery.raft.member`.
+        kind: the simulation.
     """
 
     class MutantNode(node):  # type: ignore[valid-type, misc]
@@ -291,7 +323,7 @@ def breed(
                     stack.enter_context(patch.object(member, name, part))
                 super().start()
 
-    class MutantSimulation(Simulation):
+    class MutantSimulation(kind):  # type: ignore[valid-type, misc]
         node_class = MutantNode
 
     return MutantSimulation

@@ -11,7 +11,6 @@ import argparse
 import random
 import sys
 from collections.abc import Container, Sequence
-from itertools import combinations
 from typing import Any, Final
 
 import msgspec
@@ -19,11 +18,12 @@ import msgspec
 from discovery.raft.configuration import Add, Change, Configuration, Member, Remove, founding
 from discovery.raft.types import Output
 from discovery.testing.simdisk import SimDisk
-from discovery.testing.simnet import Host, Network
+from discovery.testing.simmemberwatch import MemberWatch
+from discovery.testing.simnet import Host
 from discovery.testing.simnode import SimNode
 from discovery.testing.simpromises import Follower
 from discovery.testing.simulation import Plan, Report, Simulation, small_limits
-from discovery.testing.simwatch import LIVENESS_S, Violation, Watch
+from discovery.testing.simwatch import Violation
 
 GROWTH: Final = (("add", "n4"), ("add", "n5"), ("replace", ""), ("remove", ""), ("remove", ""))
 ALONE: Final = (("add", "n2"), ("add", "n3"))
@@ -78,6 +78,8 @@ class MemberNode(SimNode):
     def _synced(self, output: Output, epochs: dict[str, int], full: str = "") -> None:
         super()._synced(output, epochs, full)
         applied = self.engine.members()[1]
+        assert isinstance(self.watch, MemberWatch)
+        self.watch.members_applied(self, applied)
         if self.seed is None or (applied.index > self.seed.index and self.world.chance(0.3)):
             self.seed = applied  # the identity file is written beside everything else
 
@@ -88,36 +90,6 @@ class MemberNode(SimNode):
         if left_out and applied.index > known:
             self.told = applied.index
             self._event(lambda: self.engine.told(self.told))
-
-
-class MemberWatch(Watch):
-    """Who must have a leader when: a majority of *every* configuration that one of them goes by."""
-
-    def look(self, nodes: list[SimNode], network: Network) -> None:
-        """Lateness of evictions is judged where members stay; here the changing majority would blur it."""
-        now = self.world.now
-        running = [node for node in nodes if node.running]
-        if any(node.engine.status().ready for node in running):
-            self._led_at = now
-        begun = now - LIVENESS_S
-        if self._led_at > begun:
-            return
-        fit = [node for node in running if node.well_since <= begun]
-        for size in range(1, len(fit) + 1):
-            for group in combinations(fit, size):
-                self._judge_group(group, network, begun)
-
-    def _judge_group(self, group: tuple[SimNode, ...], network: Network, begun: float) -> None:
-        if any(network.steady_since(one.name, two.name) > begun for one, two in combinations(group, 2)):
-            return
-        names = {(node.name, node.incarnation) for node in group}
-        for node in group:
-            active = node.engine.members()[0]
-            votes = {(peer, active.members[peer].incarnation) for peer in active.voters()}
-            if 2 * len(votes & names) <= len(votes):
-                return
-        states = [node.engine.status() for node in group]
-        raise Violation(f"{[n.name for n in group]} are connected for {LIVENESS_S} s, nobody leads: {states}")
 
 
 class Operator:
@@ -192,8 +164,13 @@ class Operator:
         return all(node.running for node in self._simulation.nodes if node.name in voters)
 
     def _ask(self, leader: SimNode, change: Change) -> None:
+        watch = self._simulation.watch
+        assert isinstance(watch, MemberWatch)
+
         def answered(result: Any) -> None:
             self.refused += isinstance(result, Exception)
+            if isinstance(result, Configuration):
+                watch.change_acknowledged(result)
 
         leader.engine.change(answered, change)
         leader.wake()

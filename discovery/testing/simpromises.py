@@ -249,6 +249,7 @@ class Lateness:
         reign = (leader.name, leader.process, leader.engine.status().term)
         if self._led[0] != reign:
             self._led = (reign, now)
+            self._begin_reign(leader, now)
         since = max(self._led[1], network.fine_since, self._carried_since(leader, nodes, network))
         for lease in leader.registry.store.leases():
             begun = max(since, self._heard.get((leader.name, lease.id), 0.0))
@@ -258,6 +259,9 @@ class Lateness:
                     f"lease {lease.id} of {lease.ttl_ms} ms is alive {now - begun:.3f} s after its last sign of life, "
                     f"though {leader.name} leads and has a majority since {since:.3f}"
                 )
+
+    def _begin_reign(self, leader: SimNode, now: float) -> None:
+        """Another leader, or the same one in another term."""
 
     def _carried_since(self, leader: SimNode, nodes: list[SimNode], network: Network) -> float:
         """Since when the leader and as many others as it needs are well and connected with it."""

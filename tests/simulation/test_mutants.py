@@ -10,11 +10,15 @@ from msgspec import structs
 from discovery.command import Register, Written, encode
 from discovery.leases import Due
 from discovery.model import Instance
-from discovery.raft import codec, install, packing
+from discovery.raft import codec, install, member, packing
+from discovery.raft.changes import Changes
+from discovery.raft.configuration import Add
 from discovery.raft.core import Core
 from discovery.testing.mutants import (
     AcknowledgesBeforeQuorum,
     AcknowledgesUnconfirmed,
+    AnswersBeforeCommitted,
+    BeginsBeforeCommitted,
     BelievesOldAnswers,
     BelievesTheWall,
     CommitsEarlierTerms,
@@ -40,6 +44,7 @@ from discovery.testing.mutants import (
     first_caught,
 )
 from discovery.testing.rig import Rig
+from discovery.testing.simmembers import MemberNode, MemberSimulation
 from discovery.testing.simnode import SimNode
 from discovery.testing.simregistry import SimRegistry
 from discovery.testing.simulation import Plan, Simulation
@@ -80,6 +85,18 @@ CAUGHT_BY_CHAOS = {
         {"weights": (("full_disk", 3), ("power_all", 1), ("kill", 1)), "fault_every_s": (0.05, 0.8)},
     ),
     "lets anybody vote under a known name": (WipedVoter, 20, "", {}),
+    "answers for a change of members before it is committed": (
+        breed(node=MemberNode, kind=MemberSimulation, parts={"Changes": AnswersBeforeCommitted}),
+        10,
+        "without the changes of members",
+        {"chaos_s": 14.0, "weights": (("partition", 1),), "fault_every_s": (0.5, 2.5)},
+    ),
+    "looks for dead leases too seldom while members change": (
+        breed(registry=NeverLooks, node=MemberNode, kind=MemberSimulation),
+        5,
+        "is alive",
+        {"chaos_s": 14.0},
+    ),
 }
 
 
@@ -324,3 +341,27 @@ def sends_again_what_was_acknowledged(core_class: type[Core]) -> bool:
 def test_a_stale_reset_is_caught():
     assert not sends_again_what_was_acknowledged(Core)
     assert sends_again_what_was_acknowledged(ObeysStaleResets)
+
+
+def both_sides_decide(changes: type[Changes], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Cut off from its voters, a leader adds two nodes, which carry it, and the voters elect another."""
+    monkeypatch.setattr(member, "Changes", changes)
+    rig = Rig(5, voters=3)
+    rig.elect("a")
+    for name in ("a", "d", "e"):
+        rig.isolate(name, "b", "c")
+    for name in ("d", "e"):
+        rig.change("a", Add(name, "", ""))
+        rig.run(0.02)
+    rig.propose("a", b"by a")
+    rig.run(0.1)
+    rig.elect("b")
+    rig.propose("b", b"by b")
+    rig.run(0.1)
+    assert b"by b" in rig["c"].machine.applied
+    return b"by a" in rig["a"].machine.applied
+
+
+def test_a_change_of_members_begun_before_the_last_one_is_committed_is_caught(monkeypatch):
+    assert not both_sides_decide(Changes, monkeypatch)
+    assert both_sides_decide(BeginsBeforeCommitted, monkeypatch)

@@ -66,6 +66,21 @@ def test_hazard_15_a_change_is_refused_while_the_last_one_is_not_committed():
     assert sorted(rig["a"].engine.members()[0].members) == ["a", "b", "c", "d"]
 
 
+def test_a_learner_does_not_confirm_who_leads():
+    """Cut off with a learner, a leader whose voters elect another must not answer strong reads and heartbeats."""
+    rig = led_by_a(4)
+    rig.isolate("a", "b", "c")
+    rig.change("a", D)
+    rig.run(0.1)
+    assert rig["d"].status.last_index == rig["a"].status.last_index
+    rig["a"].engine.confirm("round")
+    rig.run(0.2)
+    assert "round" not in rig["a"].answers
+    rig.join("a", "b")
+    rig.run(0.05)
+    assert rig["a"].answers["round"] == rig["a"].status.term
+
+
 def two_halves_decide(rig: Rig) -> bool:
     """An isolated leader takes members out one after the other, and the others do without it."""
     rig.isolate("a")
