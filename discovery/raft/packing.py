@@ -52,7 +52,7 @@ _NS_PER_S: Final = 1_000_000_000
 
 
 class LogClock:
-    """Log time: the leader's wall clock steers it, the time that went by bounds it (docs/decisions/009-log-time.md).
+    """Log time: the leader's wall clock steers it, the time that went by bounds it (docs/decisions/010-log-time.md).
 
     From one entry to the next it moves by what the wall clock asks for, but by three quarters of the elapsed time at
     least and by five quarters at most, however many entries there are. So it never falls, never stands still under

@@ -41,7 +41,7 @@ def fingerprint(value: Any) -> int:
 
 
 class LogTime:
-    """Log time goes by the time that went by: never backwards, and never more than a quarter too fast (decision 9)."""
+    """Log time goes by the time that went by: never backwards, and never more than a quarter too fast (decision 10)."""
 
     def __init__(self) -> None:
         self._stamped: dict[tuple[int, int], float] = {}

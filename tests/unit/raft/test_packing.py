@@ -1,4 +1,4 @@
-"""Entries' bytes and log time: it never falls, and goes by elapsed time whatever the wall clocks say (decision 9)."""
+"""Entries' bytes and log time: it never falls, and goes by elapsed time whatever the wall clocks say (decision 10)."""
 
 from __future__ import annotations
 
