@@ -271,8 +271,7 @@ class Responder:
         try:
             return self._reply(packet, idle_s)
         except wire.Refused as refused:
-            self.responses[refused.rcode] += 1
-            return wire.refusal(packet, refused.rcode, self._opt(wire.find_opt(packet), refused.rcode, None, idle_s))
+            return self._refusal(packet, refused.rcode, idle_s)
         except Exception:
             return self._failed(packet)
 
@@ -287,11 +286,8 @@ class Responder:
         query = wire.read(packet)
         if query is None:
             return None
-        answer = self._answer(query)
-        ede = answer.ede
-        if ede is None and self._stale and query.rclass == codes.IN and query.question:
-            ede = codes.EDE_STALE
-        opt = self._opt(query.edns, answer.rcode, ede, idle_s)
+        answer = self._answer(self._know(query, idle_s))
+        opt = self._opt(query, answer)
         bytes_max = self._bytes_max(query, idle_s is not None)
         reply = wire.compose(query, answer, bytes_max, opt)
         self.responses[answer.rcode] += 1
@@ -319,24 +315,40 @@ class Responder:
             return edns.SIZE_MIN
         return max(edns.SIZE_MIN, min(query.edns.size, self.settings.udp_max, _SLOT_BYTES))
 
-    def _opt(self, asked: Edns | None, rcode: int, ede: int | None, idle_s: float | None) -> bytes:
+    def _opt(self, query: Query, answer: Answer) -> bytes:
         """An OPT record for clients that sent one, nobody else."""
+        asked = query.edns
         if asked is None:
             return b""
-        options = self._options(asked, idle_s) if asked.has_options else b""
-        return edns.write(self.settings.udp_max, rcode, asked.dnssec_ok, ede, options)
+        ede = answer.ede
+        if ede is None and self._stale and query.rclass == codes.IN and query.question:
+            ede = codes.EDE_STALE
+        options = self._options(query, asked) if asked.has_options else b""
+        return edns.write(self.settings.udp_max, answer.rcode, asked.dnssec_ok, ede, options)
 
-    def _options(self, asked: Edns, idle_s: float | None) -> bytes:
+    def _options(self, query: Query, asked: Edns) -> bytes:
         """What is told only to who asks for it."""
         options = b""
         if asked.nsid and self.settings.node:
             options += edns.option(edns.NSID, self.settings.node.encode())
-        if asked.cookie is not None and self._cookies is not None:
-            whole = self._cookies.answer(asked.cookie, self._client_of(self._place), int(self._wall_clock()))
+        if asked.cookie is not None and self._cookies is not None and query.client:
+            whole = self._cookies.answer(asked.cookie, query.client, int(self._wall_clock()))
             options += edns.option(edns.COOKIE, whole)
-        if asked.keepalive and idle_s is not None:  # over UDP it means nothing (RFC 7828 section 3.2.1)
-            options += edns.option(edns.KEEPALIVE, int(idle_s * 10).to_bytes(2, "big"))
+        if asked.keepalive and query.idle_s is not None:  # over UDP it means nothing (RFC 7828 section 3.2.1)
+            options += edns.option(edns.KEEPALIVE, int(query.idle_s * 10).to_bytes(2, "big"))
         return options
+
+    def _know(self, query: Query, idle_s: float | None) -> Query:
+        """Note who asks and how, as far as an option of his makes it matter: the answer may come later."""
+        query.idle_s = idle_s
+        if query.edns is not None and query.edns.cookie is not None:
+            query.client = self._client_of(self._place)
+        return query
+
+    def _refusal(self, packet: bytes, rcode: int, idle_s: float | None) -> bytes:
+        self.responses[rcode] += 1
+        query = self._know(Query(0, 0, (), 0, 0, b"", wire.find_opt(packet)), idle_s)
+        return wire.refusal(packet, rcode, self._opt(query, Answer(rcode=rcode)))
 
     def _answer(self, query: Query) -> Answer:
         if query.edns is not None and query.edns.version:

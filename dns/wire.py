@@ -45,7 +45,12 @@ class Refused(Exception):
 
 
 class Query(msgspec.Struct, gc=False):
-    """A question. ``question`` are its bytes as asked (draft-vixie-dnsext-dns0x20); ``b""``: only a cookie came."""
+    """A question. ``question`` are its bytes as asked (draft-vixie-dnsext-dns0x20); ``b""``: only a cookie came.
+
+    Args:
+        client: its address, 4 or 16 bytes, when an option makes it matter.
+        idle_s: how long the TCP connection may be idle; ``None``: it came over UDP.
+    """
 
     ident: int
     flags: int
@@ -54,6 +59,8 @@ class Query(msgspec.Struct, gc=False):
     rclass: int
     question: bytes
     edns: Edns | None = None
+    client: bytes = b""
+    idle_s: float | None = None
 
 
 def read(packet: bytes) -> Query | None:
