@@ -43,6 +43,7 @@ async def cluster(call: Call) -> web.Response:
         "term": status.term,
         "revision": store.revision,
         "history": store.history,
+        "level": status.level,
         "members": [_member(member) for member in status.members],
     }
     return call.read(shown, store.revision, store.revision)
@@ -58,6 +59,8 @@ def _member(member: MemberStatus) -> dict[str, Any]:
         "last_contact_ms": member.last_contact_ms,
         "applied": member.applied,
         "problem": member.problem or None,
+        "level": member.level,
+        "version": member.version,
     }
 
 

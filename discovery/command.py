@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from discovery import levels
 from discovery.model import Instance, InstanceRecord, KeyRecord, Lease, Service, ServiceRecord
 
 COMMAND_VERSION: Final = 1
@@ -235,6 +236,15 @@ Command = (
 )
 
 
+SINCE: Final[dict[type, int]] = {}
+"""The feature level that a kind of command needs, unless it is :data:`discovery.levels.BASE`; none does yet."""
+
+
+def level_of(command: Command) -> int:
+    """The feature level that must be in force before this command may be in the log."""
+    return SINCE.get(type(command), levels.BASE)
+
+
 class Idempotency(msgspec.Struct, frozen=True, array_like=True):
     """A client's Idempotency-Key and a digest of his request (method, path, query, body)."""
 
@@ -257,11 +267,13 @@ class Meta(msgspec.Struct, frozen=True):
     Args:
         index, term: of the Raft entry.
         time_ms: the log time of the entry, Unix ms, never falling (DESIGN guarantee 7).
+        level: the feature level in force at the entry.
     """
 
     index: int
     term: int
     time_ms: int
+    level: int = levels.LEVEL
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from discovery.command import Command, level_of
+from discovery.errors import Conflict
 from discovery.leases import LeaseClock, Lessor
 from discovery.raft.admin import Admin
 from discovery.raft.types import RaftStatus
@@ -43,6 +45,13 @@ class Consensus(Protocol):
     @property
     def admin(self) -> Admin:
         """Members added and removed, leadership handed over."""
+
+
+def understood(command: Command, raft: Consensus) -> Command:
+    """The command, if all members understand it; raises Conflict, so that it does not come into the log."""
+    if (needed := level_of(command)) > (level := raft.status().level):
+        raise Conflict(f"this needs feature level {needed}, the cluster is at {level} until all members know it")
+    return command
 
 
 class Leadership:

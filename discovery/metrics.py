@@ -195,6 +195,7 @@ class _NodeCollector(Collector):
 
     def _raft(self) -> Iterator[Metric]:
         status = self._node.status()
+        yield _gauge("discovery_feature_level", "Feature level in force in the cluster.", status.level)
         yield _gauge("discovery_raft_term", "Raft term.", status.term)
         yield _gauge("discovery_raft_commit_index", "Log index known committed.", status.commit)
         yield _gauge("discovery_raft_applied_index", "Log index applied here.", status.applied)
@@ -203,11 +204,15 @@ class _NodeCollector(Collector):
         members = list(status.members)[: limits.PEERS_MAX]
         alive = GaugeMetricFamily("discovery_raft_member_alive", "1 when the member is in touch.", labels=("member",))
         applied = GaugeMetricFamily("discovery_raft_member_applied_index", "Log index applied.", labels=("member",))
+        text = "Highest feature level that the member knows; 0 before it was heard."
+        known = GaugeMetricFamily("discovery_feature_level_known", text, labels=("member",))
         for member in members:
+            known.add_metric((member.id,), member.level or 0)
             alive.add_metric((member.id,), member.alive)
             applied.add_metric((member.id,), member.applied or 0)
         yield alive
         yield applied
+        yield known
 
     def _disk(self) -> Iterator[Metric]:
         disk = self._node.status().disk

@@ -39,6 +39,7 @@ from discovery.dns.settings import Settings as DnsSettings
 from discovery.errors import ConfigError, CorruptData, DiskFull
 from discovery.hub import Hub
 from discovery.launch import NodeSettings
+from discovery.levels import Beyond, supported
 from discovery.raft.certificate import Keeper
 from discovery.raft.driver import end_process
 from discovery.raft.identity import InUse
@@ -104,8 +105,9 @@ class Node:
         After a failed fsync the kernel may show data as written that is not on the disk; a node started again that
         believed it would break its promises.
         """
-        if isinstance(error, OSError | CorruptData):
-            self._control.fatal(1, f"{what} ({self._settings.config.data_dir}): {error}")
+        if isinstance(error, OSError | CorruptData | Beyond):
+            code = 2 if isinstance(error, Beyond) else 1
+            self._control.fatal(code, f"{what} ({self._settings.config.data_dir}): {error}")
         end_process(what, error)
 
     async def run(self) -> None:
@@ -200,6 +202,7 @@ def _raft_config(settings: NodeSettings, keeper: Keeper | None) -> RaftConfig:
         secret=read_secret(config),
         keeper=keeper,
         version=discovery.__version__,
+        level=supported(),
     )
 
 

@@ -19,7 +19,7 @@ import msgspec
 from discovery import limits
 from discovery.checkpoints import Checkpoints
 from discovery.command import Command, Failure, Found, Idempotency, LeaseEffect, Meta, TxnDone, Written, encode
-from discovery.consensus import Consensus, Leadership, Tasks, report
+from discovery.consensus import Consensus, Leadership, Tasks, report, understood
 from discovery.errors import FieldError, InvalidInput, NotApplied, NotFound, RegistryError, TooLarge, from_code
 from discovery.evictions import Evictions
 from discovery.heartbeats import MISSING, Beat, Heartbeats, HeartbeatService, summary
@@ -253,11 +253,11 @@ class Registry:
 
         Raises:
             TooLarge: before Raft.
-            ClientError: the state machine refused it; nothing changed.
+            ClientError: the state machine refused it, or not all members know this kind; nothing changed.
             NotApplied: surely not applied.
             OutcomeUnknown: repeat it with the same idempotency key.
         """
-        data = encode(command, idempotency, actor)
+        data = encode(understood(command, self.consensus()), idempotency, actor)
         if len(data) > limits.COMMAND_BYTES_MAX:
             raise TooLarge(f"the command has {len(data)} bytes, at most {limits.COMMAND_BYTES_MAX} are allowed")
         raft = self.consensus()

@@ -97,10 +97,24 @@ def _list(as_json: bool, connection: Mapping[str, Any]) -> None:
             member["http"],
             member["applied"],
             _last_contact(member),
+            member.get("version"),
+            member.get("level"),
         )
         for member in body["members"]
     ]
-    click.echo(output.table(("MEMBER", "ROLE", "ALIVE", "RAFT", "HTTP", "APPLIED", "LAST CONTACT"), rows))
+    click.echo(
+        output.table(("MEMBER", "ROLE", "ALIVE", "RAFT", "HTTP", "APPLIED", "LAST CONTACT", "VERSION", "LEVEL"), rows)
+    )
+
+
+def _level(cluster: Mapping[str, Any]) -> str | None:
+    """The feature level in force, and who holds a higher one up."""
+    level, members = cluster.get("level"), cluster["members"]
+    highest = max((member.get("level") or 0 for member in members), default=0)
+    if level is None or level >= highest:
+        return None if level is None else str(level)
+    held = [str(member["id"]) for member in members if (member.get("level") or 0) < highest]
+    return f"{level}; {highest} once all know it" + (f", not yet: {', '.join(held)}" if held else "")
 
 
 def _last_contact(member: Mapping[str, Any]) -> str | None:
@@ -140,7 +154,8 @@ def status(as_json: bool, servers: list[str], token: str, timeout_s: float) -> N
     else:
         pairs = [(name, cluster[name]) for name in ("node", "leader", "term", "revision", "history")]
         alive = sum(bool(member["alive"]) for member in cluster["members"])
-        pairs += [("members", f"{len(cluster['members'])}, {alive} alive"), ("ready", "yes" if ready.ok else "no")]
+        pairs += [("level", _level(cluster)), ("members", f"{len(cluster['members'])}, {alive} alive")]
+        pairs += [("ready", "yes" if ready.ok else "no")]
         told = [(member["id"], member.get("problem")) for member in cluster["members"]]
         pairs += [(f"{node} cannot write", problem) for node, problem in told if problem]
         click.echo(output.fields(pairs))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Final
 
+from discovery import levels
 from discovery.errors import Conflict, NotApplied, OutcomeUnknown, RegistryError
 from discovery.raft.codec import Campaign
 from discovery.raft.configuration import Add, Change, Configuration, entry, one_step
@@ -30,6 +31,8 @@ class Changes:
         self._catching: dict[str, tuple[int, float]] = {}
         self.met: dict[str, str] = {}
         """Nodes with an empty data directory that are connected now: its incarnation by id."""
+        self.known: dict[str, int] = {}
+        """The highest feature level that a node announced, whether it is connected now or not."""
         self.resolved: list[tuple[Hashable, object]] = []
 
     def ask(self, token: Hashable, change: Change) -> None:
@@ -41,6 +44,7 @@ class Changes:
 
     def _change(self, change: Change) -> int:
         self._guard()
+        self._check_level(change)
         active = self._core.electorate.active
         if isinstance(change, Add):
             incarnation = self.met.get(change.node) or self._core.links.get(change.node, "")
@@ -58,6 +62,40 @@ class Changes:
             raise NotApplied("this node does not lead (any more), or has not begun to")
         if core.electorate.active.index > core.commit:
             raise NotApplied("another change of members is not committed yet: one at a time")
+
+    def _check_level(self, change: Change) -> None:
+        """Members change only when all understand the entry that says so; and nobody joins who would not."""
+        level = self._core.electorate.active.level
+        if level < levels.MEMBERS:
+            if held := self._holding(levels.MEMBERS):
+                raise Conflict(
+                    f"changing members needs feature level {levels.MEMBERS}, the cluster is at {level}, held by "
+                    f"{'; '.join(held)}. Bring them up with this version first"
+                )
+            raise NotApplied(f"the cluster is just being raised to feature level {levels.MEMBERS}")
+        if isinstance(change, Add) and (known := self.known.get(change.node, level)) < level:
+            raise Conflict(
+                f"{change.node} knows feature level {known}, the cluster is at {level}: install the version of the "
+                f"other members on it"
+            )
+
+    def _holding(self, level: int) -> list[str]:
+        """Who keeps the cluster below a level, and why, for people."""
+        core = self._core
+        known = {core.node_id: core.electorate.known_level, **self.known}
+        told = {peer: known.get(peer) for peer in sorted(core.electorate.active.members)}
+        return [
+            f"{peer}, " + ("which was not heard of yet" if it is None else f"which runs a version that knows {it}")
+            for peer, it in told.items()
+            if it is None or it < level
+        ]
+
+    def _attainable(self) -> int:
+        """The highest level that every member knows; one that was never heard of holds the level."""
+        core = self._core
+        active = core.electorate.active
+        others = (self.known.get(peer, active.level) for peer in active.members if peer != core.node_id)
+        return min((core.electorate.known_level, *others))
 
     def _append(self, after: Configuration) -> None:
         assert one_step(self._core.electorate.active, after), "members change one at a time"
@@ -82,16 +120,20 @@ class Changes:
         return node in core.connected and instant.now - core.responded[node] < self._settings.fallback_s
 
     def lead(self) -> None:
-        """Each pass of a leader: bind a learner that came, or make one a voter; the guard holds for these too."""
+        """Each pass of a leader: raise the level, bind a learner that came, or make one a voter; the guard holds."""
         core = self._core
         active = core.electorate.active
-        learners = [peer for peer, member in active.members.items() if member.role == "learner"]
-        if not learners or not core.ready or active.index > core.commit:
+        if not core.ready or active.index > core.commit:
             return
+        if active.level < core.electorate.known_level and (level := self._attainable()) > active.level:
+            self._append(active.raised(level))
+            return
+        learners = [peer for peer, member in active.members.items() if member.role == "learner"]
         for peer in learners:
             if not active.members[peer].incarnation:
                 # An empty directory that came, or one that was this cluster's before and is whole.
-                if incarnation := self.met.get(peer) or core.links.get(peer, ""):
+                incarnation = self.met.get(peer) or core.links.get(peer, "")
+                if incarnation and self.known.get(peer, active.level) >= active.level:
                     self._append(active.bound(peer, incarnation))
                     return
             elif core.is_member(peer) and self._caught_up(peer):

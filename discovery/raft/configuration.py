@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from discovery import limits
+from discovery import levels, limits
 from discovery.errors import Conflict, CorruptData, InvalidInput, NotFound
 
 MEMBERSHIP: Final = b"\x02"
@@ -62,11 +62,15 @@ Change = Add | Remove
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All members by id, and those removed last. ``index``: of its log entry, 0 for the one that was founded."""
+    """All members by id, those removed last, and the feature level in force.
+
+    ``index``: of its log entry, 0 for the one that was founded.
+    """
 
     members: dict[str, Member]
     former: tuple[Former, ...] = ()
     index: int = 0
+    level: int = levels.BASE
 
     def voters(self) -> frozenset[str]:
         """Ids of those whose votes and acknowledgements count."""
@@ -121,16 +125,21 @@ class Configuration(msgspec.Struct, frozen=True):
         former = self.former
         if member.incarnation:
             former = (*former, Former(node, member.incarnation, member.raft))[-FORMER_MAX:]
-        return Configuration({other: one for other, one in self.members.items() if other != node}, former)
+        members = {other: one for other, one in self.members.items() if other != node}
+        return Configuration(members, former, level=self.level)
+
+    def raised(self, level: int) -> Configuration:
+        """With the same members at a higher feature level."""
+        return Configuration(self.members, self.former, level=level)
 
     def _with(self, node: str, member: Member, former: tuple[Former, ...] | None = None) -> Configuration:
         members = dict(sorted({**self.members, node: member}.items()))
-        return Configuration(members, self.former if former is None else former)
+        return Configuration(members, self.former if former is None else former, level=self.level)
 
 
-def founding(members: Mapping[str, Member]) -> Configuration:
+def founding(members: Mapping[str, Member], level: int = levels.LEVEL) -> Configuration:
     """The one before any change."""
-    return Configuration(dict(sorted(members.items())))
+    return Configuration(dict(sorted(members.items())), level=level)
 
 
 def one_step(before: Configuration, after: Configuration) -> bool:
@@ -212,10 +221,16 @@ class Electorate:
     Nothing is concluded from what is *applied*: an entry counts from when it is in the log until it is cut.
     """
 
-    def __init__(self, seed: Configuration) -> None:
-        """``seed``: holds until snapshot or log say something else."""
+    def __init__(self, seed: Configuration, known_level: int = levels.LEVEL) -> None:
+        """``seed``: holds until snapshot or log say something else. ``known_level``: highest that this node knows.
+
+        Raises (here, and where a configuration is met):
+            Beyond: its level is higher; whoever went on would apply what he does not understand.
+        """
+        self.known_level = known_level
         self._seed = msgspec.structs.replace(seed, index=0)
         self._known = [self._seed]
+        self._check(seed)
 
     @property
     def active(self) -> Configuration:
@@ -233,6 +248,7 @@ class Electorate:
     def rebuild(self, base: Configuration | None, log: Any, after: int) -> None:
         """From a snapshot (``base``, ``None``: it says nothing) that ends at ``after``, and the whole log behind it."""
         self._known = [base or self._seed]
+        self._check(self._known[0])
         for command, index, _ in log[:]:
             if index > after:
                 self.follow(command, index)
@@ -242,8 +258,12 @@ class Electorate:
         configuration = from_entry(command, index)
         if configuration is None:
             return False
+        self._check(configuration)
         self._known.append(configuration)
         return True
+
+    def _check(self, configuration: Configuration) -> None:
+        levels.check(configuration.level, self.known_level, "the data directory is that of a cluster")
 
     def cut(self, index: int) -> bool:
         """The log was cut from ``index`` on; whether that changed who counts."""

@@ -15,8 +15,9 @@ import random as random_module
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
+from discovery import levels
 from discovery.raft import codec, rounds, seam
-from discovery.raft.configuration import Change, Configuration, founding
+from discovery.raft.configuration import Change, Configuration, Electorate, founding
 from discovery.raft.configuration import Member as FoundingMember
 from discovery.raft.core import CANDIDATE, LEADER, Core
 from discovery.raft.member import Member
@@ -56,6 +57,7 @@ class Engine(Member):
         core_class: type[Core] = Core,
         incarnation: str = "",
         members: Configuration | None = None,
+        level: int = levels.LEVEL,
     ) -> None:
         seam.verify_source()
         self._clock, self._random = clock, random
@@ -67,7 +69,7 @@ class Engine(Member):
         self._leaderless_since: float | None = instant.now
         seed = members or founding({node: FoundingMember("", "") for node in (node_id, *peers)})
         where = (wal, snapshots, machine, wall_ms, random, settings or Settings(), core_class)
-        super().__init__(node_id, incarnation, seed, *where)
+        super().__init__(node_id, incarnation, Electorate(seed, level), *where)
         self._log_end = (self._core.last_index, self._core.wal[-1][2])
 
     # -- events: they only queue ----------------------------------------------------------------------------------
@@ -83,6 +85,10 @@ class Engine(Member):
     def met(self, peer: str, incarnation: str) -> None:
         """A node with an empty data directory is connected, until ``disconnected`` or ``connected``."""
         self._inbox.append((self._on_met, (peer, incarnation)))
+
+    def knows(self, peer: str, level: int) -> None:
+        """A node announced the highest feature level that it knows."""
+        self._inbox.append((self._on_knows, (peer, level)))
 
     def told(self, index: int) -> None:
         """By the configuration of that index, which others applied, this node was removed."""

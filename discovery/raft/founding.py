@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from discovery import levels
 from discovery.raft.identity import Identity, Member
 
 
@@ -27,6 +28,8 @@ class Announced(msgspec.Struct, frozen=True, array_like=True):
         version: of the program.
         at: index of the log entry by which these are the members, as it has applied; 0: they were founded.
         learners: ids of the members without a vote.
+        level: the highest feature level that it knows; versions before levels do not say it.
+        in_force: the one that its cluster has, as it has applied.
     """
 
     node: str
@@ -40,6 +43,8 @@ class Announced(msgspec.Struct, frozen=True, array_like=True):
     version: str
     at: int = 0
     learners: tuple[str, ...] = ()
+    level: int = levels.BASE
+    in_force: int = levels.BASE
 
 
 MEMBERS_BYTES_MAX: Final = 2048
@@ -96,7 +101,7 @@ def adopt(identity: Identity, peer: Announced) -> Identity | None:
     own, its = members.get(identity.node), members.get(peer.node)
     if own is None or own.incarnation != identity.incarnation or its is None or its.incarnation != peer.incarnation:
         return None
-    return msgspec.structs.replace(_with(identity, peer.cluster, members), index=peer.at)
+    return msgspec.structs.replace(_with(identity, peer.cluster, members), index=peer.at, level=peer.in_force)
 
 
 def judge(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
@@ -107,6 +112,11 @@ def judge(identity: Identity, peer: Announced) -> tuple[Verdict, str]:
         return _judge_while_empty(identity, peer)
     if peer.cluster and peer.cluster != identity.cluster:
         return "stranger", f"{peer.node} belongs to cluster {peer.cluster}, this node to {identity.cluster}"
+    if peer.level < identity.level:
+        return "stranger", (
+            f"{peer.node} knows feature level {peer.level}, the cluster is at {identity.level}: install the version of "
+            f"the other members on it"
+        )
     member = identity.members.get(peer.node)
     if member is None:
         why = f"{peer.node} is no member of cluster {identity.cluster}"

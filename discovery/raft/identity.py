@@ -15,13 +15,15 @@ from typing import Final
 
 import msgspec
 
+from discovery import levels
 from discovery.errors import ConfigError, CorruptData
 from discovery.raft.configuration import Former, Member
 from discovery.raft.disk import RealDisk
 
 __all__ = ["DataDirectory", "Former", "Identity", "InUse", "Member"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_FORMAT_BEFORE_LEVELS: Final = 1  # which versions without levels can read, as long as they may
 _FILE: Final = "identity.json"
 _LOCK: Final = "lock"
 _OTHERS: Final = ("raft",)
@@ -42,6 +44,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         members, former: as this node applied them last; what snapshot and log say goes before them.
         index: of the log entry that says so, 0 for the founding.
         told: index of the entry by which, as others told, this node is no member any more; 0: never.
+        level: the feature level in force, as this node applied it last.
     """
 
     format: int
@@ -53,6 +56,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     former: tuple[Former, ...] = ()
     index: int = 0
     told: int = 0
+    level: int = levels.BASE
 
     @property
     def founded(self) -> bool:
@@ -107,6 +111,7 @@ class DataDirectory:
         temporary = f"{_FILE}.new"
         content = msgspec.to_builtins(identity)  # without what nothing changed yet; earlier versions read it so
         content = {**content, "cluster": identity.cluster, "members": content.get("members", {})}
+        content["format"] = FORMAT if identity.level > levels.BASE else _FORMAT_BEFORE_LEVELS
         self._disk.create(temporary)
         self._disk.append(temporary, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
         self._disk.sync(temporary)
@@ -136,7 +141,7 @@ class DataDirectory:
                     f"data_dir {self.path}: format {found} is of a later version, this one knows {FORMAT}; "
                     f"start the version that wrote it"
                 )
-            return msgspec.convert(content, Identity)
+            return msgspec.structs.replace(msgspec.convert(content, Identity), format=FORMAT)
         except msgspec.MsgspecError as error:
             raise CorruptData(f"{place}: damaged at offset 0: {error}. {_WAY_OUT}") from error
 

@@ -34,7 +34,7 @@ class Member:
         self,
         node_id: str,
         incarnation: str,
-        seed: Configuration,
+        electorate: Electorate,
         wal: Log,
         snapshots: SnapshotStore,
         machine: Machine,
@@ -46,13 +46,13 @@ class Member:
         self._settings, self._machine, self._wall_ms = settings, machine, wall_ms
         snapshot = snapshots.latest()
         reconcile(wal, snapshot)
-        self._core = core = core_class(node_id, incarnation, Electorate(seed), wal, settings)
+        self._core = core = core_class(node_id, incarnation, electorate, wal, settings)
         self.before_round: Callable[[], None] | None = None
         self._snapshots = snapshots
         self._incoming = Incoming(core, snapshots)
         self._snapshot_index, self._applied_term = 1, 0
         if snapshot is not None:
-            members, state = loaded(snapshot, machine)
+            members, state = loaded(snapshot, machine, electorate.known_level)
             machine.install(state)
             self._incoming.place(snapshot.index, snapshot.term, members)
             self._snapshot_index, self._applied_term = snapshot.index, snapshot.term
@@ -162,7 +162,7 @@ class Member:
             time_ms, items = packing.unpack(command)
         except InvalidInput:
             return 1
-        meta = Meta(index, term, time_ms)
+        meta = Meta(index, term, time_ms, self._core.electorate.at(index).level)
         apply, applied = self._machine.apply, self._proposals.applied
         for wire, data in items:
             try:
@@ -222,6 +222,9 @@ class Member:
 
     def _on_met(self, peer: str, incarnation: str) -> None:
         self._changes.met[peer] = incarnation
+
+    def _on_knows(self, peer: str, level: int) -> None:
+        self._changes.known[peer] = level
 
     def _parts(self, items: list[codec.Item]) -> list[tuple[codec.Item, ...]]:
         parts: list[list[codec.Item]] = [[]]

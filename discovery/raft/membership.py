@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from discovery import levels
 from discovery.errors import ConfigError
 from discovery.raft.configuration import Configuration, founding
 from discovery.raft.founding import Announced, adopt, found, judge
@@ -30,7 +31,10 @@ class Membership:
     Args:
         directory: where the identity is stored.
         configured: Raft address by id, this node included.
-        raft, http, version: what this node announces of itself.
+        raft, http, version, level: what this node announces of itself.
+
+    Raises:
+        Beyond: the directory is at a higher feature level.
     """
 
     def __init__(
@@ -41,15 +45,19 @@ class Membership:
         *,
         http: str,
         version: str,
+        level: int = levels.LEVEL,
     ) -> None:
+        levels.check(identity.level, level, f"data_dir {directory.path}: it is that of a cluster")
         self._directory = directory
         self.identity = identity
         self.configured = dict(configured)
-        self._http, self._version = http, version
+        self._http, self.version, self.level = http, version, level
         self.announced: dict[str, Announced] = {}
         """What the peers that are connected now said of themselves last."""
         self._reasons: dict[str, str] = {}
         self._places: dict[str, str] = {}
+        self.known: dict[str, tuple[int, str]] = {}
+        """Feature level and version that peers announced last, connected now or not."""
         self.active = self.seed()
         self._later: tuple[tuple[str, str, str], ...] = ()
         self._later_at = 0
@@ -64,7 +72,9 @@ class Membership:
     def seed(self) -> Configuration:
         """The members by the identity: what holds until log or snapshot say something else."""
         identity = self.identity
-        return msgspec.structs.replace(founding(identity.members), former=identity.former, index=identity.index)
+        return msgspec.structs.replace(
+            founding(identity.members, identity.level), former=identity.former, index=identity.index
+        )
 
     def follow(self, active: Configuration, applied: Configuration) -> bool:
         """Snapshot and log say this of the members; whether the identity, to be stored, is another one now.
@@ -80,8 +90,10 @@ class Membership:
             self._say_standing()
         if applied.index <= identity.index:
             return False
-        kept = {"members": applied.members, "former": applied.former, "index": applied.index}
+        kept = {name: getattr(applied, name) for name in ("members", "former", "index", "level")}
         self.identity = msgspec.structs.replace(identity, **kept)
+        if applied.level > identity.level:
+            _log.info("feature level %d is in force: all members know it", applied.level)
         _log.info("members by entry %d: %s", applied.index, listed(applied.members))
         return True
 
@@ -120,9 +132,11 @@ class Membership:
             members,
             self.configured[identity.node],
             self._http,
-            self._version,
+            self.version,
             identity.index,
             learners,
+            self.level,
+            identity.level,
         )
 
     def check_size(self) -> None:
@@ -184,9 +198,20 @@ class Membership:
             return
         if announced.node == peer:
             self.announced[peer] = announced
+            self.known[peer] = announced.level, announced.version
             if announced.http:
                 self._places[peer] = announced.http
             self._learn(announced)
+
+    def check_levels(self) -> None:
+        """Whether a cluster that this node belongs or would belong to is beyond it.
+
+        Raises:
+            Beyond: it is, as a connected peer says.
+        """
+        for peer in self.announced.values():
+            if self.identity.cluster in ("", peer.cluster) and peer.zone == self.identity.zone:
+                levels.check(peer.in_force, self.level, f"{peer.node} is a member of a cluster")
 
     def _learn(self, announced: Announced) -> None:
         """A node of this cluster that has applied a later configuration says whom to look for, and whether we count."""
@@ -220,7 +245,7 @@ class Membership:
             return False
         first_write()
         self._directory.store(identity)
-        self.identity, self.active = identity, founding(identity.members)
+        self.identity, self.active = identity, founding(identity.members, identity.level)
         _log.info("member of cluster %s: %s", identity.cluster, listed(identity.members))
         return True
 

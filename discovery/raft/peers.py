@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from discovery.errors import CorruptData, DiskFull
+from discovery.levels import Beyond
 from discovery.raft import codec
 from discovery.raft.certificate import Keeper
 from discovery.raft.configuration import Configuration
@@ -118,6 +119,11 @@ class Peers:
     def _consider(self) -> None:
         """Something was announced: become a member if that is right now, and judge everyone anew."""
         try:
+            self._members.check_levels()
+        except Beyond as error:
+            self._fatal("this version is too old for its cluster", error)
+            return
+        try:
             became = self._members.settle(self._first_write)
         except DiskFull as error:
             _log.error("the founding waits for room: %s", error.detail)
@@ -136,6 +142,8 @@ class Peers:
             return
         engine, driver = self.running
         for peer, announced in tuple(self._members.announced.items()):
+            engine.knows(peer, announced.level)
+            self._drop_if_beyond(peer)
             if peer not in self.counted and self._members.counts(peer):
                 self.counted.add(peer)
                 self._met.discard(peer)
@@ -148,6 +156,13 @@ class Peers:
             engine.told(self._members.identity.told)
             driver.wake()
             self._tell_all()
+
+    def _drop_if_beyond(self, peer: str) -> None:
+        """Whoever does not know what is in force now does not count any more, also when it counted a moment ago."""
+        if peer in self.counted and not self._members.counts(peer) and self.running is not None:
+            self.counted.discard(peer)
+            self.rpc.disconnected(peer)
+            self.running[1].disconnected(peer, False)
 
     def _tell_all(self) -> None:
         """The members are others, or this node became one: dial whom we must, tell everybody, keep it."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from discovery import limits
+from discovery import levels, limits
 from discovery.errors import ConfigError, CorruptData, NotApplied, OutcomeUnknown, RegistryError, Unavailable
 from discovery.raft import telling
 from discovery.raft.admin import Admin
@@ -51,6 +51,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
         secret: of the cluster, or ``None``.
         keeper: of this node's certificate, or ``None``; with neither, peers on loopback only.
         version: of the program, for the others.
+        level: the highest feature level that it knows.
         segment_bytes, retained_bytes: of the log, see :meth:`.wal.Wal.open`.
     """
 
@@ -63,6 +64,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
     secret: bytes | None = None
     keeper: Keeper | None = None
     version: str = ""
+    level: int = levels.LEVEL
     settings: Settings = Settings()
     segment_bytes: int = limits.WAL_SEGMENT_BYTES
     retained_bytes: int = limits.LOG_RETAINED_BYTES
@@ -105,7 +107,8 @@ class Raft:
             )
         self._snapshots = SnapshotStore(self._disk)
         configured = {**config.peers, config.node: config.raft}
-        self._members = Membership(self._directory, identity, configured, http=config.http, version=config.version)
+        says = {"http": config.http, "version": config.version}
+        self._members = Membership(self._directory, identity, configured, **says, level=config.level)
         self._members.check_size()
         self._members.warn_of_difference()
         self._peers = Peers(
@@ -301,6 +304,7 @@ class Raft:
             wall_ms=lambda: time.time_ns() // 1_000_000,
             random=random.Random(seed),  # noqa: S311 - spreads election timeouts
             settings=self._config.settings,
+            level=self._config.level,
         )
         engine.before_round = self._before_round
         stream = self._peers.transport

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from discovery import levels
 from discovery.raft.configuration import Standing
 
 Role = Literal["leader", "candidate", "follower"]
@@ -52,6 +53,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """A member for people: :class:`PeerStatus` with the addresses that the transport knows.
 
     ``problem``: what hinders its disk, as it told; empty: nothing that is known here.
+    ``level``: the highest feature level that it announced, ``None`` before it was heard; ``version``: of its program.
     """
 
     id: str
@@ -62,6 +64,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     last_contact_ms: int | None
     applied: int | None
     problem: str = ""
+    level: int | None = None
+    version: str = ""
 
 
 class DiskStatus(msgspec.Struct, frozen=True):
@@ -104,7 +108,10 @@ class CertificateStatus(msgspec.Struct, frozen=True):
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
-    """What the facade tells: :class:`EngineStatus` and all members, this node included."""
+    """What the facade tells: :class:`EngineStatus` and all members, this node included.
+
+    ``level``: the feature level in force, as this node has applied it.
+    """
 
     node: str
     role: str
@@ -119,3 +126,4 @@ class RaftStatus(msgspec.Struct, frozen=True):
     disk: DiskStatus = DiskStatus()
     standing: Standing = "voter"
     certificate: CertificateStatus | None = None
+    level: int = levels.LEVEL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from discovery import limits
 from discovery.raft.certificate import Keeper
 from discovery.raft.driver import Driver
@@ -19,7 +21,8 @@ def before_founding(members: Membership, leaderless_s: float, certificate: Certi
     peers = (PeerStatus(peer, peer in members.announced, None, None, None) for peer in sorted(members.configured))
     shown = tuple(_member(members, peer, None) for peer in peers)
     nothing = ("follower", 0, None, False, 0, 0, 0)
-    return RaftStatus(members.node, *nothing, shown, leaderless_s, standing="unknown", certificate=certificate)
+    told = RaftStatus(members.node, *nothing, shown, leaderless_s, standing="unknown", certificate=certificate)
+    return msgspec.structs.replace(told, level=members.identity.level)
 
 
 def status(engine: Engine, members: Membership, disk: DiskStatus, certificate: CertificateStatus | None) -> RaftStatus:
@@ -46,6 +49,7 @@ def status(engine: Engine, members: Membership, disk: DiskStatus, certificate: C
         disk=disk,
         standing="removed" if members.removed else told.standing,
         certificate=certificate,
+        level=members.identity.level,
     )
 
 
@@ -75,6 +79,7 @@ def _stalled(place: Path, seconds: float) -> str:
 
 def _member(members: Membership, peer: PeerStatus, leader: str | None) -> MemberStatus:
     role = "leader" if peer.id == leader else "follower"
+    level, version = members.known.get(peer.id, (None, ""))
     return MemberStatus(
         id=peer.id,
         raft=members.raft_of(peer.id),
@@ -83,4 +88,6 @@ def _member(members: Membership, peer: PeerStatus, leader: str | None) -> Member
         alive=peer.connected or peer.id == members.node,
         last_contact_ms=None if peer.last_contact_s is None else int(peer.last_contact_s * 1000),
         applied=peer.applied,
+        level=members.level if peer.id == members.node else level,
+        version=members.version if peer.id == members.node else version,
     )

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from discovery import limits
+from discovery import levels, limits
 from discovery.command import Meta
 from discovery.errors import DiskFull
 from discovery.raft.codec import RaftMessage
@@ -190,9 +190,13 @@ class InstallSnapshot(msgspec.Struct, frozen=True, eq=False):
 Job = SaveSnapshot | InstallSnapshot
 
 
-def loaded(snapshot: SnapshotFile, machine: Machine) -> tuple[Configuration | None, Any]:
-    """Members (``None``: nothing was changed before it) and state of a snapshot; raises CorruptData."""
+def loaded(
+    snapshot: SnapshotFile, machine: Machine, known_level: int = levels.LEVEL
+) -> tuple[Configuration | None, Any]:
+    """Members (``None``: nothing was changed before it) and state of a snapshot; raises CorruptData, Beyond."""
     members, chunks = split(snapshot.chunks())
+    if members is not None:
+        levels.check(members.level, known_level, "the snapshot is that of a cluster")
     return members, machine.load(chunks)
 
 
@@ -269,9 +273,11 @@ class EngineAPI(Protocol):
 
         Engine(*, node_id: str, peers: Sequence[str], wal: Log, snapshots: SnapshotStore, machine: Machine,
                clock: Callable[[], float], wall_ms: Callable[[], int], random: random.Random,
-               settings: Settings = Settings(), incarnation: str = "", members: Configuration | None = None)
+               settings: Settings = Settings(), incarnation: str = "", members: Configuration | None = None,
+               level: int = LEVEL)
 
     ``members`` were founded (or, for tests, are this node and ``peers``): what snapshot and log say goes before them.
+    ``level`` is the highest feature level that this node knows.
     ``clock`` is monotonic seconds, the one that ``next_deadline`` speaks of;
     ``random`` must differ from process to process (it also names this incarnation of the process). It loads the
     newest snapshot (blocking) and raises CorruptData.
@@ -293,6 +299,9 @@ class EngineAPI(Protocol):
 
     def met(self, peer: str, incarnation: str) -> None:
         """A node with an empty data directory is connected: a learner of that id may be waited for."""
+
+    def knows(self, peer: str, level: int) -> None:
+        """A node announced the highest feature level that it knows; what was never announced holds the cluster's."""
 
     def told(self, index: int) -> None:
         """Others have applied a configuration, at ``index``, in which this node is not."""

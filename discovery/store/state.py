@@ -120,6 +120,9 @@ class Store:
         envelope = commands.decode(command)
         if isinstance(envelope, Failure):
             return Outcome(envelope)
+        if (needed := commands.level_of(envelope.command)) > meta.level:
+            # As a version without this kind would: nothing at all, not even the log time moves.
+            return Outcome(Failure("invalid_input", f"needs feature level {needed}, the cluster is at {meta.level}"))
         now_ms = max(self._tables.time_ms, meta.time_ms)
         if envelope.idempotency is None:
             return self._execute(envelope, meta, now_ms)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from discovery import levels
 from discovery.command import Meta
 from discovery.errors import DiskFull
 from discovery.raft import codec
@@ -89,6 +90,7 @@ class RigNode:
             core_class=rig.core_class,
             incarnation=rig.incarnation(self.name),
             members=rig.members,
+            level=rig.level_of(self.name),
         )
         self.core = self.engine._core
 
@@ -171,14 +173,20 @@ class Rig:
         settings: Settings = SMALL,
         retained_bytes: int = 1 << 30,
         voters: int | None = None,
+        known: dict[str, int] | None = None,
+        level: int = levels.LEVEL,
     ) -> None:
-        """``voters``: only the first so many are members, the others may be added; ``None``: all are."""
+        """``voters``: only the first so many are members, the others may be added; ``None``: all are.
+
+        ``known``: the feature levels that nodes know, the latest unless named; ``level``: that of the cluster.
+        """
+        self.known = known or {}
         self.now = 1000.0
         self.names = ["a", "b", "c", "d", "e"][:count]
         self.wiped: dict[str, int] = {}
         self.members: Configuration | None = None
         if voters is not None:
-            self.members = founding({name: Member("", f"{name}-0") for name in self.names[:voters]})
+            self.members = founding({name: Member("", f"{name}-0") for name in self.names[:voters]}, level)
         self.core_class, self.settings, self.retained_bytes = core_class, settings, retained_bytes
         self.queue: list[tuple[str, str, codec.RaftMessage]] = []
         self.links: set[tuple[str, str]] = set()
@@ -195,6 +203,10 @@ class Rig:
         """Of the data directory that a node has now."""
         return f"{name}-{self.wiped.get(name, 0)}" if self.members is not None else ""
 
+    def level_of(self, name: str) -> int:
+        """The highest feature level that the version of a node knows."""
+        return self.known.get(name, levels.LEVEL)
+
     def post(self, source: str, messages: Sequence[tuple[str, codec.RaftMessage]]) -> None:
         """Lay messages on the table, if there is a stream."""
         self.queue += [(source, target, message) for target, message in messages if (source, target) in self.links]
@@ -209,8 +221,9 @@ class Rig:
         for other in others or self.names:
             if other != name and (name, other) not in self.links:
                 self.links |= {(name, other), (other, name)}
-                self.nodes[name].engine.connected(other, self.incarnation(other))
-                self.nodes[other].engine.connected(name, self.incarnation(name))
+                for here, there in ((name, other), (other, name)):
+                    self.nodes[here].engine.knows(there, self.level_of(there))
+                    self.nodes[here].engine.connected(there, self.incarnation(there))
 
     def isolate(self, name: str, *others: str, hint: bool = False) -> None:
         """End a node's streams to the others (all); what is on the table between them is lost."""

@@ -20,10 +20,10 @@ WORKER = (
 
 
 def shown(http: HttpCounters, certificate: CertificateStatus | None = None, **changed: Any) -> dict[str, list[Any]]:
-    member = SimpleNamespace(id="n2", alive=False, applied=None)
+    member = SimpleNamespace(id="n2", alive=False, applied=None, level=2)
     disk = DiskStatus("the disk is full: log", 4096, 512, 20, 1.5, 2)
     status = SimpleNamespace(
-        term=7, leader=None, commit=12, applied=11, members=[member], disk=disk, certificate=certificate
+        term=7, leader=None, commit=12, applied=11, members=[member], disk=disk, certificate=certificate, level=1
     )
     registry = SimpleNamespace(
         node_id="n1",
@@ -45,6 +45,8 @@ def test_the_nodes_numbers_are_shown() -> None:
     families = shown(HttpCounters())
     values = {name: samples[0].value for name, samples in families.items() if samples}
     assert values["discovery_registry_revision"] == 44
+    assert values["discovery_feature_level"] == 1
+    assert values["discovery_feature_level_known"] == 2
     assert values["discovery_disk_full"] == 1
     assert values["discovery_disk_full_batches"] == 2
     assert values["discovery_disk_log_bytes"] == 4096

@@ -46,6 +46,8 @@ class Member(msgspec.Struct):
     last_contact_ms: int | None
     applied: int | None
     problem: str = ""
+    level: int | None = 2
+    version: str = "0.1"
 
 
 class Status(msgspec.Struct):
@@ -56,6 +58,7 @@ class Status(msgspec.Struct):
     members: list[Member]
     disk: DiskStatus = DiskStatus()
     certificate: CertificateStatus | None = None
+    level: int = 2
 
 
 class Missing(msgspec.Struct):

@@ -63,6 +63,7 @@ async def test_the_cluster_is_shown_as_this_node_sees_it(client: Any) -> None:
         "term": 1,
         "revision": 0,
         "history": "h1",
+        "level": 2,
         "members": [
             {
                 "id": "n1",
@@ -73,6 +74,8 @@ async def test_the_cluster_is_shown_as_this_node_sees_it(client: Any) -> None:
                 "last_contact_ms": 0,
                 "applied": 7,
                 "problem": None,
+                "level": 2,
+                "version": "0.1",
             }
         ],
     }

@@ -8,9 +8,18 @@ import time
 import pytest
 
 from discovery import feed, limits
-from discovery.command import Deregister, Found, Grant, Idempotency, Meta, Put, Revoke, encode
-from discovery.errors import HolderConflict, IdempotencyMismatch, NotApplied, NotFound, PreconditionFailed, TooLarge
+from discovery.command import SINCE, Deregister, Found, Grant, Idempotency, Meta, Put, Revoke, encode
+from discovery.errors import (
+    Conflict,
+    HolderConflict,
+    IdempotencyMismatch,
+    NotApplied,
+    NotFound,
+    PreconditionFailed,
+    TooLarge,
+)
 from discovery.hub import Hub
+from discovery.levels import LEVEL
 from discovery.raft.types import RaftStatus
 from discovery.registry import Registry
 
@@ -143,6 +152,15 @@ async def test_a_restart_gives_back_everything_that_was_acknowledged(node, regis
     assert loaded.digest() == before
     node.registry.install(loaded)
     assert node.registry.store.instance("default", "web", "a") is not None
+
+
+async def test_a_kind_of_command_that_not_all_members_know_is_refused_before_the_log(node, register, monkeypatch):
+    command = register("a")
+    monkeypatch.setitem(SINCE, type(command), LEVEL + 1)
+    before = node.registry.status().last_index
+    with pytest.raises(Conflict, match=f"needs feature level {LEVEL + 1}, the cluster is at {LEVEL}"):
+        await node.registry.write(command)
+    assert node.registry.status().last_index == before
 
 
 class Restarted:
