@@ -60,6 +60,9 @@ class Disk(Protocol):
     def sync_dir(self) -> None:
         """Wait until creations, renames and removals are on the medium."""
 
+    def room_bytes(self) -> int:
+        """About how many bytes more there is room for, as far as the file system says (quotas are not asked)."""
+
 
 class RealDisk:
     """A flat directory of files (fulfils :class:`Disk`).
@@ -145,6 +148,11 @@ class RealDisk:
     def sync_dir(self) -> None:
         """Wait until creations, renames and removals are on the medium."""
         _sync_path(self.path)
+
+    def room_bytes(self) -> int:
+        """Free bytes of the file system that this user may fill."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize if found.f_favail or not found.f_files else 0
 
     def close(self) -> None:
         """Close all files; the disk may be used again."""

@@ -247,6 +247,7 @@ class Engine(Member):
         self._proposals.expire(instant.now)
         self._reads.applied(self._core.applied)
         self._reads.expire(instant.now)
+        self._room.receive_again(instant.now, self._incoming.ask_again)
 
     def _tell_role(self) -> None:
         core = self._core

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from discovery.errors import CorruptData
+from discovery.errors import CorruptData, DiskFull
 from discovery.raft.codec import SnapshotAck, SnapshotChunk
 from discovery.raft.configuration import Configuration
 from discovery.raft.core import Core
@@ -28,6 +28,7 @@ class Incoming:
         self._offset = 0
         self._installing: InstallSnapshot | None = None
         self._from = ""
+        self._missed: tuple[str, int, int] | None = None
         self._jobs: list[Job] = []
 
     @property
@@ -52,6 +53,7 @@ class Incoming:
         self._from = peer
         if self._installing is None:
             self._take(message)
+            self._missed = None if self._offset else self._missed
         self._answer(peer, message.index, self._offset, done=False)
 
     def _take(self, message: SnapshotChunk) -> None:
@@ -68,9 +70,28 @@ class Incoming:
             self._installing = InstallSnapshot(message.index, message.last_term, self._receiver)
             self._jobs.append(self._installing)
 
-    def give_up(self) -> None:
-        """There is no room for it: what came so far is removed, the leader is not answered and begins anew later."""
+    @property
+    def receiving(self) -> bool:
+        """Whether a part of a snapshot is here."""
+        return self._receiver is not None
+
+    def miss(self, peer: str, index: int, size: int) -> None:
+        """There is no room for it: what came so far is removed, and the leader asked for it anew when there is."""
+        self._missed = peer, index, size
         self._drop()
+
+    def ask_again(self) -> bool:
+        """Whether a leader was told to begin anew with what was missed, as now there seems to be room for it."""
+        if self._missed is None:
+            return False
+        peer, index, size = self._missed
+        if index <= self._core.applied:
+            self._missed = None
+            return False
+        if peer != self._core.leader or self._snapshots.room_bytes() < size:
+            return False
+        self._answer(peer, index, 0, done=False)
+        return True
 
     def _drop(self) -> None:
         if self._receiver is not None:
@@ -83,6 +104,8 @@ class Incoming:
     def finished(self, job: InstallSnapshot, result: Any) -> bool:
         """The job ended; whether its state is to be installed. After damage the leader's next question begins anew."""
         self._installing = None
+        if isinstance(result, DiskFull) and self._identity is not None:
+            self._missed = self._from, job.index, self._identity[2]
         self._receiver, self._identity, self._offset = None, None, 0
         return not isinstance(result, Exception) and job.index > self._core.applied
 

@@ -300,17 +300,19 @@ class Member:
         self._prevoting.void()
         core.follow(peer)
         if self._room.mute:
+            self._missed(peer, message, self._room.cause)
             core.forget_leader(peer, core.term)
             return
-        if self._room.receive.cause and message.offset:
+        if self._room.receive.cause and message.offset and not self._incoming.receiving:
             return  # what was under way when the room ended
         try:
             self._incoming.on_chunk(peer, message)
         except DiskFull as error:
-            self._room.receive.failed(error.detail, instant.now)
-            self._incoming.give_up()
-        else:
-            self._room.receive.done()
+            self._missed(peer, message, error.detail)
+
+    def _missed(self, peer: str, message: codec.SnapshotChunk, cause: str) -> None:
+        self._room.receive_failed(cause, instant.now)
+        self._incoming.miss(peer, message.index, message.size)
 
     def _on_snapshot_ack(self, peer: str, message: codec.SnapshotAck) -> None:
         core = self._core
@@ -356,7 +358,7 @@ class Member:
             if self._incoming.finished(job, result):
                 self._install(job, *result)
             if isinstance(result, DiskFull):
-                self._room.receive.failed(result.detail, instant.now)
+                self._room.receive_failed(result.detail, instant.now)
             return
         self._saving = False
         if isinstance(result, DiskFull):

@@ -44,10 +44,15 @@ class Transfer:
         self.answered_at = instant.now
 
     def answered(self, offset: int) -> None:
-        """The follower has ``offset`` bytes; its first answer on a stream decides where to go on."""
+        """The follower has ``offset`` bytes; its first answer on a stream decides where to go on.
+
+        Answers of one stream arrive in order: less than before means that it lost what it had, for want of room.
+        """
         offset = min(offset, self.file.size)
-        if self.agreed:
-            self.acked = max(self.acked, offset)
+        if self.agreed and (offset == 0 or offset < self.acked):
+            self.rewind(offset)
+        elif self.agreed:
+            self.acked = offset
         else:
             self.acked = self.offset = offset
             self.agreed = True

@@ -7,6 +7,7 @@ caught up with: the node goes on voting, but does not lead. In each case it take
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from discovery import limits
@@ -15,8 +16,11 @@ RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 1.0
 SAVE_RETRY_S_MIN: Final = 1.0
 SAVE_RETRY_S_MAX: Final = 16.0
+RECEIVE_LOOK_S: Final = 0.2
+RECEIVE_RETRY_S_MAX: Final = 4.0
+"""A transfer costs the leader too: it is asked for when there seems to be room, and ever less often when it fails."""
 RECEIVE_S: Final = 12.0
-"""How long a transfer that failed counts: a leader without an answer begins anew after 10 s."""
+"""How long a transfer that failed counts: a leader that needs it no more sends nothing."""
 
 
 class Want:
@@ -34,6 +38,10 @@ class Want:
         self.retry_at = now + self._wait_s
         self._wait_s = min(2 * self._wait_s, self._last_s)
 
+    def later(self, at: float) -> None:
+        """Try again at another time than the one planned."""
+        self.retry_at = at
+
     def done(self) -> None:
         """It was written."""
         self.cause, self.retry_at, self._wait_s = "", float("-inf"), self._first_s
@@ -45,7 +53,9 @@ class Room:
     def __init__(self) -> None:
         self.log = Want(RETRY_S_MIN, RETRY_S_MAX)
         self.save = Want(SAVE_RETRY_S_MIN, SAVE_RETRY_S_MAX)
-        self.receive = Want(RECEIVE_S, RECEIVE_S)
+        self.receive = Want(RECEIVE_LOOK_S, RECEIVE_RETRY_S_MAX)
+        self._receive_until = float("inf")
+        self._asked = False
         self._held_bytes = 0
 
     @property
@@ -60,8 +70,23 @@ class Room:
 
     def look(self, now: float) -> None:
         """Time went by: a transfer that was not tried again is no want any more."""
-        if self.receive.cause and now >= self.receive.retry_at:
+        if self.receive.cause and now >= self._receive_until:
             self.receive.done()
+
+    def receive_failed(self, cause: str, now: float) -> None:
+        """There was no room for a snapshot that the leader sent."""
+        if self._asked:
+            self.receive.failed(cause, now)
+        else:  # the leader began by itself
+            self.receive.cause = cause
+            self.receive.later(now + RECEIVE_LOOK_S)
+        self._asked, self._receive_until = False, now + RECEIVE_S
+
+    def receive_again(self, now: float, ask: Callable[[], bool]) -> None:
+        """Ask the leader to begin anew, or look a little later whether there is room."""
+        if not self.mute and self.receive.cause and now >= self.receive.retry_at:
+            self._asked = ask()
+            self.receive.later(now + (RECEIVE_RETRY_S_MAX if self._asked else RECEIVE_LOOK_S))
 
     def next_deadline(self, now: float) -> float:
         """When, after ``now``, something is to be tried or forgotten (``inf``: never)."""

@@ -210,6 +210,10 @@ class SnapshotStore:
         """Begin to receive a snapshot file of ``size`` bytes whose SHA-256 is ``digest``."""
         return Receiver(self, index, term, size, digest)
 
+    def room_bytes(self) -> int:
+        """How many bytes there is room for."""
+        return self.disk.room_bytes()
+
     def replace(self, file: SnapshotFile) -> None:
         """``file`` is durable: it is the latest unless a newer one is; all others are removed."""
         before = self.latest()

@@ -169,6 +169,9 @@ class SnapshotStore(Protocol):
     def receiver(self, index: int, term: int, size: int, digest: bytes) -> SnapshotReceiver:
         """Begin to receive a file."""
 
+    def room_bytes(self) -> int:
+        """How many bytes there is room for, as far as the file system says."""
+
 
 class SaveSnapshot(msgspec.Struct, frozen=True, eq=False):
     """Job: write a snapshot of state and members at ``index``."""

@@ -160,6 +160,10 @@ class SimDisk:
         del self._seen[name]
         self._rename_later(lambda names: _forget(names, name))
 
+    def room_bytes(self) -> int:
+        """None, or plenty."""
+        return 0 if self.full else 1 << 40
+
     def sync_dir(self) -> None:
         """Names are on the medium once this is settled."""
         self._queue.append(self._settle_names)

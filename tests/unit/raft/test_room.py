@@ -10,7 +10,9 @@ import pytest
 
 from discovery import limits
 from discovery.errors import DiskFull
-from discovery.raft.room import RECEIVE_S, SAVE_RETRY_S_MAX, Room
+from discovery.raft.install import Incoming
+from discovery.raft.replication import Transfer
+from discovery.raft.room import RECEIVE_LOOK_S, RECEIVE_S, SAVE_RETRY_S_MAX, Room
 from discovery.raft.wal import Wal
 from discovery.testing.rig import SMALL, Rig
 from discovery.testing.simdisk import SimDisk
@@ -324,7 +326,8 @@ def test_a_snapshot_without_room_is_tried_again_and_leaves_nothing_behind():
     assert rig["a"].status.snapshot_index > 1
 
 
-def test_a_transfer_without_room_begins_anew_later():
+def follower_without_room() -> Rig:
+    """A follower that needs a snapshot and has no room for it."""
     rig = Rig(3, settings=SMALL_SNAPSHOTS, retained_bytes=0)
     rig.elect("a")
     rig.isolate("c")
@@ -336,10 +339,28 @@ def test_a_transfer_without_room_begins_anew_later():
     rig.join("c", "a", "b")
     rig.run(1.0)
     assert rig["c"].status.full
+    return rig
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 30.0])
+def test_a_transfer_without_room_begins_anew_as_soon_as_there_is_room(seconds):
+    rig = follower_without_room()
+    rig.run(seconds)
+    assert rig["c"].machine.applied == []
     full(rig, "c", full=False)
-    rig.run(14.0)
+    rig.run(2 * RECEIVE_LOOK_S)
     assert rig["c"].machine.applied == rig["a"].machine.applied
     assert not rig["c"].status.full
+
+
+def test_a_leader_that_is_not_asked_begins_anew_by_itself(monkeypatch):
+    rig = follower_without_room()
+    monkeypatch.setattr(Incoming, "ask_again", lambda self: False)
+    full(rig, "c", full=False)
+    rig.run(1.0)
+    assert rig["c"].machine.applied == []
+    rig.run(14.0)
+    assert rig["c"].machine.applied == rig["a"].machine.applied
 
 
 # -- when to try again ------------------------------------------------------------------------------------------------
@@ -361,7 +382,41 @@ def test_retries_come_ever_less_often_until_one_succeeds():
 
 def test_a_failed_transfer_is_forgotten_when_nobody_sends_it_again():
     room = Room()
-    room.receive.failed("full", 100.0)
-    assert room.next_deadline(100.0) == 100.0 + RECEIVE_S
+    room.receive_failed("full", 100.0)
+    assert room.next_deadline(100.0) == 100.0 + RECEIVE_LOOK_S
+    room.look(100.0 + RECEIVE_S - 0.1)
+    assert room.cause
     room.look(100.0 + RECEIVE_S)
     assert not room.cause
+
+
+def test_a_transfer_is_asked_for_when_there_is_room_and_not_in_every_pass():
+    room, asked, free = Room(), [], False
+
+    def ask() -> bool:
+        asked.append(now)
+        return free
+
+    room.receive_failed("full", 100.0)
+    for step in range(30):
+        now, free = 100.0 + step / 10, step >= 20
+        room.receive_again(now, ask)
+    assert 8 <= len(asked) <= 12
+    assert asked[-1] <= 102.0 + RECEIVE_LOOK_S
+
+
+def test_an_answer_that_has_less_than_before_begins_anew_by_a_question():
+    class File:
+        size = 1000
+
+    transfer = Transfer(File())
+    transfer.answered(0)
+    transfer.offset = 400
+    transfer.answered(300)
+    assert (transfer.acked, transfer.agreed) == (300, True)
+    for offset in (0, 200):
+        transfer.answered(offset)
+        assert (transfer.offset, transfer.agreed, transfer.asked) == (offset, False, False)
+        transfer.answered(offset)
+        transfer.offset = 400
+        transfer.answered(300)
