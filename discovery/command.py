@@ -327,7 +327,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="failure"):
 Result = Written | TxnDone | Failure
 
 
-class LeaseEffect(msgspec.Struct, frozen=True):
+class LeaseEffect(msgspec.Struct, frozen=True, gc=False):
     """What a command did to a lease, for the leader's clocks.
 
     ``started``: (re)start the full TTL; ``gone``: forget it; ``kept``: an eviction skipped it.

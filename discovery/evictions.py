@@ -26,6 +26,7 @@ logger: Final = logging.getLogger(__name__)
 
 WAIT_S_MAX: Final = 1.0
 RETRY_S: Final = 0.05
+ROOM_S_MAX: Final = 1.0
 OUTCOME_S_MAX: Final = 86_400.0
 """An eviction stays open until it is applied or the leadership ends: only then its heartbeats can be answered."""
 
@@ -153,6 +154,7 @@ class Evictions:
             self._look_at_brakes(term, now)
             if candidates := lessor.due(now):
                 await self._decide(term, candidates)
+                await self._room()
                 await asyncio.sleep(0)
                 continue
             due, end = lessor.next_due(), self._brakes.next_end()
@@ -161,6 +163,15 @@ class Evictions:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, wait_s)):
                     await self._again.wait()
+
+    async def _room(self) -> None:
+        """Wait while very many are open: applied in one go they would hold up the heartbeats of all the others.
+
+        Not for ever: one whose outcome nobody knows stays open until the leadership ends.
+        """
+        if len(self._outcomes) >= limits.EVICTIONS_OPEN_MAX:
+            open_ones = set(self._outcomes.values())
+            await asyncio.wait(open_ones, timeout=ROOM_S_MAX, return_when=asyncio.FIRST_COMPLETED)
 
     def _look_at_brakes(self, term: int, now: float) -> None:
         """Let go of what may go or must; tell the log of what lives again."""

@@ -51,6 +51,7 @@ COMMAND_BYTES_MAX: Final = 900 * 1024
 ENTRY_BYTES_MAX: Final = 960 * 1024  # a packed entry, below PySyncObj's batch size of 1 MiB
 TXN_OPS_MAX: Final = 128
 EVICTIONS_PER_COMMAND_MAX: Final = 20_000
+EVICTIONS_OPEN_MAX: Final = 10_000  # leases whose eviction is proposed and not applied, before more are proposed
 DELETIONS_PER_COMMAND_MAX: Final = 10_000  # keys that one delete by prefix, or one transaction, removes
 CHANGE_LOG_CHANGES_MAX: Final = 16_384
 CHANGE_LOG_BYTES_MAX: Final = 16 * 1024 * 1024

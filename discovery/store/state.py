@@ -18,6 +18,7 @@ from discovery import limits
 from discovery.command import Envelope, Failure, Idempotency, LeaseEffect, Meta, Result
 from discovery.model import Event, Group, InstanceRecord, KeyRecord, Lease, ServiceRecord
 from discovery.store import grants, registrations, restore, staging, transactions
+from discovery.store.leases import Held
 from discovery.store.snapshot import Snapshot
 from discovery.store.tables import Tables
 from discovery.store.work import Work
@@ -215,6 +216,10 @@ class Store:
     def leases(self) -> Iterable[Lease]:
         """Every lease, without what hangs on it."""
         return self._tables.leases.all()
+
+    def lease_terms(self) -> Mapping[int, Held]:
+        """TTL, version and checkpoint of every lease by its id; a live view."""
+        return MappingProxyType(self._tables.leases.held)
 
     def braked(self, namespace: str, service: str) -> int:
         """How many leases of the service have expired and are held back by its brake."""

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from discovery import evictions, limits
 from discovery.command import Evict, Grant, Put, decode
 from discovery.errors import NotApplied, OutcomeUnknown
 from discovery.leases import CHECKPOINT_STEP_S
@@ -83,6 +84,26 @@ async def test_thousands_leave_together_in_one_revision(node, register, until, m
     await until(lambda: not ids(node))
     assert [len(evict.leases) for evict in proposals.seen] == [2_000]
     assert node.registry.store.revision == revision + 1
+
+
+@pytest.mark.parametrize(("patience_s", "proposed"), [(60.0, 1), (0.01, 2)])
+async def test_while_very_many_evictions_are_open_the_next_ones_wait_a_while(
+    node, register, until, monkeypatch, patience_s, proposed
+):
+    monkeypatch.setattr(limits, "EVICTIONS_OPEN_MAX", 1)
+    monkeypatch.setattr(evictions, "ROOM_S_MAX", patience_s)
+    proposals = Proposals(node, Evict, monkeypatch)
+    proposals.gate.clear()
+    await node.registry.write(register("a", 1_000))
+    await node.registry.write(register("b", 2_000))
+    await forward(node, 1.2)
+    await until(lambda: len(proposals.seen) == 1)
+    await forward(node, 1.2)
+    await asyncio.sleep(0.1)
+    await until(lambda: len(proposals.seen) == proposed)
+    proposals.gate.set()
+    await until(lambda: not ids(node))
+    assert [len(evict.leases) for evict in proposals.seen] == [1, 1]
 
 
 async def test_an_eviction_is_bound_to_the_term_it_was_decided_in(node, register, until, monkeypatch):
