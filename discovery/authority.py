@@ -124,7 +124,7 @@ def describe(pem: bytes) -> list[Description]:
     try:
         return [_describe(one) for one in x509.load_pem_x509_certificates(pem)]
     except ValueError as error:
-        raise InvalidInput(f"holds no certificate in PEM ({error})") from error
+        raise InvalidInput("holds no certificate in PEM") from error
 
 
 def subject_of(pem: bytes, node: str) -> Subject:
@@ -145,7 +145,7 @@ def _authority(authority: Pair, now: float) -> tuple[x509.Certificate, ec.Ellipt
         key = serialization.load_pem_private_key(authority.key, password=None)
         cert.verify_directly_issued_by(cert)
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise InvalidInput(f"the authority cannot be read: {error or 'it is not signed by itself'}") from error
+        raise InvalidInput(f"the authority cannot be used: {error or 'it is not signed by itself'}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or cert.public_key() != key.public_key():
         raise InvalidInput("the key of the authority is not the one of its certificate")
     if not _describe(cert).authority:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from discovery import __version__
-from discovery.cli import catalogue, cluster, drill, instance, kv, run, serve, snapshot
+from discovery.cli import catalogue, certs, cluster, drill, instance, kv, run, serve, snapshot
 
 EPILOG = """\b
 Try it:
@@ -46,5 +46,6 @@ for command in (
     cluster.status,
     drill.drill,
     snapshot.snapshot,
+    certs.certs,
 ):
     group.add_command(command)

@@ -5,12 +5,20 @@ The facade is :class:`Raft`; the codecs and the log are pure, the engine is with
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discovery.raft.raft import Raft, RaftConfig
 
 __all__ = ["Raft", "RaftConfig"]
+
+# PySyncObj imports cryptography for an encryption of its own where it finds that library: 9 MB and 15 ms of every node
+# process for what is never called. It finds this in its place.
+_unused = ModuleType("pysyncobj.encryptor", "Nothing: peers speak TLS.")
+_unused.HAS_CRYPTO, _unused.getEncryptor = False, None  # type: ignore[attr-defined]
+sys.modules.setdefault("pysyncobj.encryptor", _unused)
 
 
 def __getattr__(name: str) -> Any:
