@@ -48,7 +48,7 @@ Exit codes: 0 all passed; 1 one failed, the cluster was not fit, or called off; 
 @click.option("--yes", is_flag=True, help="Do not ask before anything is killed")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as JSON")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page")
-@click.option("--short", is_flag=True, help="Short waits and little load: half a minute instead of several")
+@click.option("--short", is_flag=True, help="Short waits, little load: all in less than a minute")
 @click.option("--rounds", type=click.IntRange(1, 100), default=1, metavar="N", help="Kill or freeze so often  [1]")
 @click.option("--mass", type=click.IntRange(1, MASS_MAX), metavar="N", help="Instances that die at once  [1000]")
 @click.option("--write-gap", "write_gap_s", type=options.Duration(), metavar="S", help="Longest pause in writes")
