@@ -46,41 +46,39 @@ class Hosts:
     def make(self) -> None:
         """Make namespaces, links and bridge."""
         for name in (self.bridge, *self.names):
-            _run("ip", "netns", "add", name)
-            _run("ip", "-n", name, "link", "set", "lo", "up")
-        _run("ip", "-n", self.bridge, "link", "add", "br0", "type", "bridge")
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", self.bridge, "link", "add", "br0", "type", "bridge")
         for number, name in enumerate(self.names):
             link = ("link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            _run("ip", "-n", self.bridge, *link)
-            _run("ip", "-n", self.bridge, "link", "set", f"v{number}", "master", "br0", "up")
-            _run("ip", "-n", name, "address", "add", f"{self.address(number)}/24", "dev", "eth0")
-            _run("ip", "-n", name, "link", "set", "eth0", "up")
-        _run("ip", "-n", self.bridge, "address", "add", f"{NETWORK}.254/24", "dev", "br0")
-        _run("ip", "-n", self.bridge, "link", "set", "br0", "up")
+            run("ip", "-n", self.bridge, *link)
+            run("ip", "-n", self.bridge, "link", "set", f"v{number}", "master", "br0", "up")
+            run("ip", "-n", name, "address", "add", f"{self.address(number)}/24", "dev", "eth0")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+        run("ip", "-n", self.bridge, "address", "add", f"{NETWORK}.254/24", "dev", "br0")
+        run("ip", "-n", self.bridge, "link", "set", "br0", "up")
 
     def remove(self) -> None:
         """Remove what :meth:`make` made, as far as it came."""
         for name in (self.bridge, *self.names):
             if (Path("/run/netns") / name).exists():
-                _run("ip", "netns", "del", name)
+                run("ip", "netns", "del", name)
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Let this thread, and threads and processes that it starts, stand at the bridge meanwhile."""
         with open("/proc/thread-self/ns/net") as home, (Path("/run/netns") / self.bridge).open() as bridge:
-            _enter(bridge.fileno())
+            enter(bridge.fileno())
             try:
                 yield
             finally:
-                _enter(home.fileno())
+                enter(home.fileno())
 
     # Faults
 
     def cut(self, pairs: Sequence[tuple[int, int]]) -> None:
         """From now on drop what goes from the first to the second host of each pair, and nothing else."""
-        rules = [f"iifname v{source} oifname v{target} drop;" for source, target in pairs]
-        chain = f"chain forward {{ type filter hook forward priority 0; {' '.join(rules)} }};"
-        _run("ip", "netns", "exec", self.bridge, "nft", "-f", "-", text=f"{_FRESH} table {_TABLE} {{ {chain} }};\n")
+        self._rule(" ".join(f"iifname v{source} oifname v{target} drop;" for source, target in pairs))
 
     def isolate(self, number: int, *, hears: bool = False, speaks: bool = False) -> None:
         """Cut a host off from the others, or only one way: it still ``hears`` them, or still ``speaks`` to them."""
@@ -93,18 +91,60 @@ class Hosts:
         """Let everything pass again."""
         self.cut([])
 
+    def lose(self, percent: int) -> None:
+        """From now on drop so many of a hundred packets between hosts, by chance; :meth:`heal` ends it."""
+        self._rule(f"numgen random mod 100 < {percent} drop;")
+
+    def unplug(self, number: int) -> None:
+        """Take a host's cable out: also who stands at the bridge does not reach it."""
+        run("ip", "-n", self.bridge, "link", "set", f"v{number}", "down")
+
+    def plug(self, number: int) -> None:
+        """Put it in again."""
+        run("ip", "-n", self.bridge, "link", "set", f"v{number}", "up")
+
+    def reset(self, number: int, port: int) -> None:
+        """From now on answer every packet from and to a TCP port of a host with a reset."""
+        table = f"chain answer {{ type filter hook input priority 0; tcp dport {port} reject with tcp reset; "
+        table += f"tcp sport {port} reject with tcp reset; }};"
+        run(*self.prefix(number), "nft", "-f", "-", text=f"table inet resets {{ {table} }};\n")
+
+    def calm(self, number: int) -> None:
+        """End :meth:`reset`."""
+        run(*self.prefix(number), "nft", "delete", "table", "inet", "resets")
+
+    def shrink(self, number: int, size: int) -> None:
+        """Set the largest packet of a host, bytes; larger ones to it vanish, nobody is told (1500 is usual)."""
+        for name in self.names:  # a packet that the network would cut passes whole between namespaces
+            run("ip", "-n", name, "link", "set", "eth0", "gso_max_segs", "1")
+        run("ip", "-n", self.names[number], "link", "set", "eth0", "mtu", str(size))
+
+    def narrow(self, number: int, rate: str) -> None:
+        """Let no more than ``rate`` (as tc writes it: ``1mbit``) reach a host; nothing of it: all again."""
+        where = ("ip", "netns", "exec", self.bridge, "tc", "qdisc")
+        if rate:
+            shape = ("root", "tbf", "rate", rate, "burst", "16kb", "latency", "200ms")
+            run(*where, "replace", "dev", f"v{number}", *shape)
+        else:
+            run(*where, "del", "dev", f"v{number}", "root")
+
+    def _rule(self, rules: str) -> None:
+        chain = f"chain forward {{ type filter hook forward priority 0; {rules} }};"
+        run("ip", "netns", "exec", self.bridge, "nft", "-f", "-", text=f"{_FRESH} table {_TABLE} {{ {chain} }};\n")
+
 
 _FRESH: Final = f"table {_TABLE} {{ }}; delete table {_TABLE};"
 
 
-def _run(*line: str, text: str | None = None) -> None:
+def run(*line: str, text: str | None = None) -> None:
+    """Run a command. Raises :class:`OSError` with what it said when it fails."""
     done = subprocess.run(line, input=text, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise OSError(f"{' '.join(line)}: {done.stderr.strip()}")
 
 
-def _enter(namespace: int) -> None:
-    """``setns(2)``: of this thread alone (os.setns comes with Python 3.12)."""
+def enter(namespace: int) -> None:
+    """``setns(2)`` into a network: of this thread alone (os.setns comes with Python 3.12)."""
     library = ctypes.CDLL(None, use_errno=True)
     if library.setns(namespace, _CLONE_NEWNET):
         number = ctypes.get_errno()
