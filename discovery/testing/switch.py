@@ -1,8 +1,8 @@
 """A switch in user space between network namespaces: it delays, loses and doubles frames, so that they overtake.
 
 Not every kernel has tc netem. Each host has a TAP device whose other end this process holds; the last one is the
-client's, and what goes to or from it passes at once. ``python -m discovery.testing.switch`` takes the rules and the names of the
-namespaces, writes a line once all devices are there, and ends at the end of its standard input.
+client's, and what goes to or from it passes at once. ``python -m discovery.testing.switch`` takes the rules and the
+names of the namespaces, writes a line once all devices are there, and ends at the end of its standard input.
 """
 
 from __future__ import annotations
