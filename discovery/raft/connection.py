@@ -19,7 +19,7 @@ from discovery import limits
 from discovery.errors import InvalidInput
 from discovery.raft import codec
 from discovery.raft.hello import Dialer, Handshake, Listener, Refused
-from discovery.raft.secure import HELLO, Stream
+from discovery.raft.secure import RECORDS, Stream
 
 if TYPE_CHECKING:
     from discovery.raft.founding import Announced
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, at once: for a killed process this is the fastest sign there is."""
         self._stop_timer()
-        if isinstance(self._handshake, Dialer) and self._tls is not None and not (self.replaced or self._refused):
+        if isinstance(self._handshake, Dialer) and not (self.replaced or self._refused):
             self._complain("ended the connection before the handshake was done: its log says why")
         self._buffer.clear()
         self._owner.lost(self)
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
 
     def _check_length(self, length: int) -> None:
         most = limits.PEER_HANDSHAKE_BYTES_MAX if self._handshake is not None else limits.PEER_FRAME_BYTES_MAX
-        if length > most and self._tls is None and length.to_bytes(4, "big").startswith(HELLO):
+        if length > most and self._tls is None and length.to_bytes(4, "big").startswith(RECORDS):
             raise Refused("speaks TLS, and this node has no certificate: it needs --tls-cert, --tls-key and --tls-ca")
         if length > most:
             raise Refused(f"announced a frame of {length} bytes, above {most}")

@@ -15,8 +15,8 @@ from discovery.credentials import names_of
 from discovery.raft.hello import Refused
 
 _RECORD_BYTES: Final = 16 * 1024  # RFC 8446 section 5.1: no record holds more
-HELLO: Final = b"\x16\x03\x01"
-"""How TLS begins (RFC 8446 section 5.1): a record of the handshake."""
+RECORDS: Final = (b"\x15\x03", b"\x16\x03")
+"""How TLS begins (RFC 8446 section 5.1): with an alert or the handshake."""
 
 # What OpenSSL says against the other side's certificate, and what the operator makes of it.
 _VERIFY: Final[dict[int, str]] = {

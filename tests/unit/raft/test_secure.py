@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discovery import credentials, limits
 from discovery.raft.hello import Dialer, Listener, Refused
-from discovery.raft.secure import HELLO, Stream
+from discovery.raft.secure import RECORDS, Stream
 from discovery.testing.certificates import Authority
 
 from .test_hello import announced, dialer, listener
@@ -146,7 +146,7 @@ def test_a_plain_peer_is_recognised(ours):
 
 
 def test_tls_begins_as_the_plain_side_expects(ours):
-    assert Stream(ours["n1"].client, server=False).outgoing().startswith(HELLO)
+    assert Stream(ours["n1"].client, server=False).outgoing().startswith(RECORDS)
 
 
 def test_what_comes_before_the_agreement_is_bounded(ours):
