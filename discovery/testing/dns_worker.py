@@ -75,6 +75,10 @@ class FeedNode:
             self._frames += map(feed.decode_from_worker, self._splitter.push(data))
         return any(isinstance(frame, feed.Ack) and frame.revision >= revision for frame in self._frames)
 
+    def forget(self) -> None:
+        """Drop what has come and was not taken."""
+        self._frames.clear()
+
     def sync(
         self,
         instances: Sequence[InstanceRecord] = (),
