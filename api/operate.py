@@ -44,6 +44,7 @@ async def cluster(call: Call) -> web.Response:
         "revision": store.revision,
         "history": store.history,
         "level": status.level,
+        "braked": len(store.braked_leases()),
         "members": [_member(member) for member in status.members],
     }
     return call.read(shown, store.revision, store.revision)

@@ -41,7 +41,10 @@ async def list_services(call: Call) -> web.Response:
     page = page_of(call)
     names, following = cut(names_after(store.services(namespace), page.after), page.limit, _WHOLE)
     counted = ((name, store.counts(namespace, name)) for name in names)
-    shown = [{"name": name, "instances": all, "ready": ready} for name, (all, ready) in counted]
+    shown = [
+        {"name": name, "instances": all, "ready": ready, "braked": store.braked(namespace, name)}
+        for name, (all, ready) in counted
+    ]
     index = store.index_of_namespace(namespace)
     return call.read(view.page("services", shown, following, store.revision), index, store.revision)
 

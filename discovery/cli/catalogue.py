@@ -27,15 +27,19 @@ def _more(body: Mapping[str, Any]) -> None:
 def services(
     namespace: str, limit: int | None, after: str | None, strong: bool, as_json: bool, **connection: Any
 ) -> None:
-    """List the services of a namespace, with the number of their instances."""
+    """List the services of a namespace, with the number of their instances.
+
+    HELD BACK: instances that have expired and that the brake of their service keeps (min_healthy).
+    """
     query = {"limit": limit, "after": after, "consistency": "strong" if strong else None}
     path = client.with_query(client.path("namespaces", namespace, "services"), query)
     body = options.ask("GET", path, **connection).json()
     if as_json:
         output.show_json(body)
         return
-    rows = [(service["name"], service["instances"], service["ready"]) for service in body["services"]]
-    click.echo(output.table(("SERVICE", "INSTANCES", "READY"), rows))
+    shown = body["services"]
+    rows = [(one["name"], one["instances"], one["ready"], one.get("braked") or None) for one in shown]
+    click.echo(output.table(("SERVICE", "INSTANCES", "READY", "HELD BACK"), rows))
     _more(body)
 
 

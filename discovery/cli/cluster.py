@@ -158,6 +158,8 @@ def status(as_json: bool, servers: list[str], token: str, timeout_s: float) -> N
         pairs += [("ready", "yes" if ready.ok else "no")]
         told = [(member["id"], member.get("problem")) for member in cluster["members"]]
         pairs += [(f"{node} cannot write", problem) for node, problem in told if problem]
+        if braked := cluster.get("braked"):
+            pairs += [("held back", f"{braked} expired leases, by the brake of their services (discovery services)")]
         click.echo(output.fields(pairs))
         if not ready.ok:
             click.echo(output.problem(ready), err=True)

@@ -64,6 +64,7 @@ async def test_the_cluster_is_shown_as_this_node_sees_it(client: Any) -> None:
         "revision": 0,
         "history": "h1",
         "level": 2,
+        "braked": 0,
         "members": [
             {
                 "id": "n1",

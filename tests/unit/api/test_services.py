@@ -141,7 +141,10 @@ async def test_namespaces_and_services_are_listed(client: Any) -> None:
         "next": "default",
     }
     assert (await client.ask("GET", "/api/v1/namespaces/default/services")).json == {
-        "services": [{"name": "api", "instances": 1, "ready": 1}, {"name": "web", "instances": 1, "ready": 1}],
+        "services": [
+            {"name": "api", "instances": 1, "ready": 1, "braked": 0},
+            {"name": "web", "instances": 1, "ready": 1, "braked": 0},
+        ],
         "revision": 3,
     }
     page = (await client.ask("GET", f"{SERVICES}?after=api&limit=1")).json

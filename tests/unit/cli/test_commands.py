@@ -22,7 +22,7 @@ EVENT = {
     "kind": "expired", "namespace": "default", "service": "web", "id": "web-0", "revision": 43,
     "time": "2026-11-24T12:00:00Z", "actor": "n1", "last_heartbeat": None, "detail": "",
 }  # fmt: skip
-CLUSTER = {
+CLUSTER: dict[str, Any] = {
     "node": "n1", "leader": "n2", "term": 7, "revision": 44, "history": "abc",
     "members": [
         {"id": "n1", "raft": "127.0.0.1:8300", "http": "http://127.0.0.1:8500", "role": "follower", "alive": True,
@@ -30,6 +30,11 @@ CLUSTER = {
         {"id": "n2", "raft": "127.0.0.1:8301", "http": None, "role": "leader", "alive": False,
          "last_contact_ms": 12, "applied": 8},
     ],
+}  # fmt: skip
+MIXED = CLUSTER | {
+    "level": 1,
+    "members": [member | more for member, more in zip(CLUSTER["members"], (
+        {"level": None, "version": ""}, {"level": 2, "version": "0.2"}), strict=True)],
 }  # fmt: skip
 KEY = {"key": "config/a", "value_base64": "MQ==", "revision": 9, "create_revision": 3, "version": 2, "lease": None}
 WEB_0 = "/api/v1/namespaces/default/services/web/instances/web-0"
@@ -47,6 +52,9 @@ ROWS: list[tuple[str, str, object, str]] = [
     ("heartbeat web web-0", f"PUT {WEB_0}/heartbeat", {"ttl": None, "remaining": None}, "permanent"),
     ("services -n prod", "GET /api/v1/namespaces/prod/services",
      {"services": [{"name": "web", "instances": 3, "ready": 2}], "revision": 4}, "web      3          2"),
+    ("services", "GET /api/v1/namespaces/default/services",
+     {"services": [{"name": "web", "instances": 9, "ready": 9, "braked": 4}], "revision": 4},
+     "web      9          9      4"),
     ("services --strong --limit 1", "GET /api/v1/namespaces/default/services?limit=1&consistency=strong",
      {"services": [{"name": "web", "instances": 3, "ready": 2}], "revision": 4, "next": "web"},
      "there is more: --after web"),
@@ -78,6 +86,10 @@ ROWS: list[tuple[str, str, object, str]] = [
     ("leader", "GET /api/v1/cluster", CLUSTER, "n2"),
     ("leader --to n2", "POST /api/v1/cluster/leader", CLUSTER, "n2"),
     ("status", "GET /api/v1/cluster", CLUSTER, "members   2, 1 alive"),
+    ("status", "GET /api/v1/cluster", MIXED, "level     1; 2 once all know it, not yet: n1"),
+    ("status", "GET /api/v1/cluster", MIXED | {"level": 2}, "level     2\n"),
+    ("status", "GET /api/v1/cluster", CLUSTER | {"braked": 3}, "held back  3 expired leases"),
+    ("members", "GET /api/v1/cluster", MIXED, "0.2      2"),
 ]  # fmt: skip
 
 
