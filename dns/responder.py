@@ -8,7 +8,6 @@ and composing. ``serve`` and ``serve_slots`` take whole batches, so that what is
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,8 +18,8 @@ from discovery.dns import answer as answers
 from discovery.dns import codes, edns, wire
 from discovery.dns.cache import AnswerCache, is_common
 from discovery.dns.cookies import Cookies
-from discovery.dns.edns import Edns
 from discovery.dns.name import Labels
+from discovery.dns.options import Options, client_of
 from discovery.dns.quick import Quick
 from discovery.dns.sections import Answer, RRSet
 from discovery.dns.service import rdata
@@ -90,8 +89,7 @@ class Responder:
         self.truncated = 0
         self.errors = 0
         self._stale = False
-        self._cookies = cookies
-        self._wall_clock = wall_clock
+        self._options = Options(settings.node, cookies, wall_clock)
         self._client_of: Callable[[Any], bytes] = client_of  # the address of whoever asks, by ``_place``
         self._place: Any = None
         self._cache = AnswerCache()
@@ -323,25 +321,13 @@ class Responder:
         ede = answer.ede
         if ede is None and self._stale and query.rclass == codes.IN and query.question:
             ede = codes.EDE_STALE
-        options = self._options(query, asked) if asked.has_options else b""
+        options = self._options.of(query, asked) if asked.has_options else b""
         return edns.write(self.settings.udp_max, answer.rcode, asked.dnssec_ok, ede, options)
-
-    def _options(self, query: Query, asked: Edns) -> bytes:
-        """What is told only to who asks for it."""
-        options = b""
-        if asked.nsid and self.settings.node:
-            options += edns.option(edns.NSID, self.settings.node.encode())
-        if asked.cookie is not None and self._cookies is not None and query.client:
-            whole = self._cookies.answer(asked.cookie, query.client, int(self._wall_clock()))
-            options += edns.option(edns.COOKIE, whole)
-        if asked.keepalive and query.idle_s is not None:  # over UDP it means nothing (RFC 7828 section 3.2.1)
-            options += edns.option(edns.KEEPALIVE, int(query.idle_s * 10).to_bytes(2, "big"))
-        return options
 
     def _know(self, query: Query, idle_s: float | None) -> Query:
         """Note who asks and how, as far as an option of his makes it matter: the answer may come later."""
         query.idle_s = idle_s
-        if query.edns is not None and query.edns.cookie is not None:
+        if query.edns is not None and query.edns.cookie is not None and self._options.cookies is not None:
             query.client = self._client_of(self._place)
         return query
 
@@ -375,15 +361,3 @@ class Responder:
 
 def _refused() -> Answer:
     return Answer(rcode=codes.REFUSED, authoritative=False)
-
-
-def client_of(address: Any) -> bytes:
-    """The address in what sockets of Python call one: 4 or 16 bytes; ``b""`` for none.
-
-    Args:
-        address: ``(host, port, …)``, or that behind a control message.
-    """
-    host = address[0] if isinstance(address[0], str) else address[1][0]
-    if not host:
-        return b""
-    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])
