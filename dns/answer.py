@@ -1,7 +1,8 @@
 """From a question to the sections of its answer, by the table in DESIGN section 7.
 
 Pure. Sources: Kubernetes DNS-Based Service Discovery 1.1.0; RFC 1034 section 4.3.2; RFC 2308 (negatives); RFC 8020
-(empty non-terminals); RFC 8482 (ANY); RFC 2782 (SRV); RFC 9460 (SVCB, HTTPS).
+(empty non-terminals); RFC 8482 (ANY); RFC 2782 (SRV); RFC 9460 (SVCB, HTTPS); RFC 6763
+(browsing).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from discovery import limits
-from discovery.dns import binding, codes, name, reverse, zone
+from discovery.dns import binding, browse, codes, name, reverse, zone
 from discovery.dns.name import Kind, Labels, Place
 from discovery.dns.sections import ABSENT, EMPTY, Answer, Found, RRSet, member_addresses, targets
 from discovery.dns.service import (
@@ -25,7 +26,7 @@ from discovery.dns.service import (
 from discovery.dns.zone import Catalogue, Origin
 from discovery.model import Port
 
-_WITHOUT_RECORDS: Final = frozenset({Kind.ALWAYS, Kind.NAMESPACE, Kind.PROTOCOL, Kind.NOWHERE})
+_WITHOUT_RECORDS: Final = frozenset({Kind.ALWAYS, Kind.NAMESPACE, Kind.PROTOCOL, Kind.BROWSE_PROTOCOL, Kind.NOWHERE})
 
 
 def resolve(catalogue: Catalogue, labels: Labels, rtype: int) -> Answer:
@@ -185,6 +186,10 @@ def _port(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     ports = list(_virtual_ports(view, *key)) if view.is_virtual() else ()
     if not ports and (view.is_virtual() or place.port not in view.ports.get(place.protocol, ())):
         return ABSENT
+    if rtype == codes.PTR and view.types() >= {key}:
+        found = browse.instances(catalogue, (view,), key)
+        found.view = view
+        return found
     if rtype == codes.SVCB:
         settings = catalogue.origin.settings
         return binding.find(view, rtype, key, view.ttl_cap(settings.ttl), settings.max_answers)
@@ -300,5 +305,9 @@ _LOOKUPS: Final[dict[Kind, Callable[[Catalogue, Place, int], Found]]] = {
     Kind.HOST: _host,
     Kind.PROTOCOL: _protocol,
     Kind.PORT: _port,
+    Kind.BROWSE_PROTOCOL: browse.protocol,
+    Kind.BROWSE_TYPE: browse.of_type,
+    Kind.BROWSE_META: browse.meta,
+    Kind.BROWSE_INSTANCE: browse.instance,
     Kind.NOWHERE: _nowhere,
 }

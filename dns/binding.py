@@ -51,7 +51,7 @@ def find(view: ServiceView, rtype: int, key: tuple[bytes, bytes] | None, ttl_cap
     for member in rotor.deal(count_max):
         target = view.target(member)
         owner = bytes((len(target),)) + target + view.wire
-        data += _of_member(member, key, owner)
+        data += dict.fromkeys(_of_member(member, key, owner))
         found.additional += targets(member, ttl_cap, owner)
         if len(data) >= count_max:
             break
@@ -73,11 +73,10 @@ def _virtual(view: ServiceView, rtype: int, key: tuple[bytes, bytes] | None, ttl
     ports: tuple[Port, ...] = view.settings.ports if view.settings is not None else ()
     sets = [view.virtual.of(rtype) for rtype in zone.ADDRESS_TYPES]
     addresses = [data for rotor in sets if rotor for data in rotor.deal(len(rotor))]
-    data = [
-        record(1, _OWN_NAME, (), port.port, addresses)
-        for port in ports
-        if port.name and key in (None, (port.protocol.encode(), port.name.encode()))
-    ]
+    numbers = dict.fromkeys(
+        port.port for port in ports if port.name and key in (None, (port.protocol.encode(), port.name.encode()))
+    )
+    data = [record(1, _OWN_NAME, (), number, addresses) for number in numbers]
     return Found(rrset=RRSet(rtype, ttl_cap, data[:count_max]), view=view) if data else Found(view=view)
 
 

@@ -116,6 +116,10 @@ class Kind(Enum):
     HOST = "host"
     PROTOCOL = "protocol"
     PORT = "port"
+    BROWSE_PROTOCOL = "protocol of a namespace"
+    BROWSE_TYPE = "type of service in a namespace"
+    BROWSE_META = "what a namespace has to browse"
+    BROWSE_INSTANCE = "instance of a type of service"
     NOWHERE = "nowhere"
 
 
@@ -150,8 +154,11 @@ def parse(below: Labels) -> Place:
     6. ``_<protocol>.<service>.<namespace>.svc``: an empty non-terminal
     7. ``<host>.<service>.<namespace>.svc``: one instance, by hostname or unique label
     8. ``_<port>._<protocol>.<service>.<namespace>.svc``: section 2.3.2 and 2.4.2, SRV
-    9. anything else does not exist
+    9. names to browse (RFC 6763): a protocol in the place of a service, and an instance below 8
+    10. anything else does not exist
     """
+    if len(below) >= 3 and (len(below) > 5 or below[-3].startswith(b"_")):  # 9; no service is named so
+        return _browse(below)
     match below:
         case (service, namespace, b"svc"):  # 5
             return Place(Kind.SERVICE, namespace, service)
@@ -173,7 +180,22 @@ def parse(below: Labels) -> Place:
             return _NAME_SERVER
         case (b"dns",) | (b"svc",):
             return _ALWAYS
-    return NOWHERE  # 9
+    return NOWHERE  # 10
+
+
+def _browse(below: Labels) -> Place:
+    """Place a name that only DNS-based service discovery asks for (RFC 6763 section 4, 9 and 11)."""
+    match below:
+        case (protocol, namespace, b"svc"):
+            return Place(Kind.BROWSE_PROTOCOL, namespace, protocol=protocol[1:])
+        case (port, protocol, namespace, b"svc") if port.startswith(b"_"):
+            return Place(Kind.BROWSE_TYPE, namespace, protocol=protocol[1:], port=port[1:])
+        case (first, b"_dns-sd", b"_udp", namespace, b"svc"):
+            return Place(Kind.BROWSE_META, namespace, host=first)
+        case (host, port, protocol, service, namespace, b"svc"):
+            if port.startswith(b"_") and protocol.startswith(b"_") and not service.startswith(b"_"):
+                return Place(Kind.BROWSE_INSTANCE, namespace, service, host, protocol[1:], port[1:])
+    return NOWHERE
 
 
 def hostname(instance: model.Instance) -> str:

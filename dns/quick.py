@@ -292,10 +292,12 @@ def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     ``False`` is no answer: ask the general way.
     """
     count = len(labels)
-    if count < 3 or count > 5:
-        return count > 5 or _is_absent_near_apex(catalogue, labels)
+    if count < 3 or count > 6:
+        return count > 6 or _is_absent_near_apex(catalogue, labels)
     if labels[-1] != b"svc":
         return True
+    if labels[-3].startswith(b"_"):  # to browse
+        return False
     view = catalogue.find(labels[-2], labels[-3])
     if view is None:
         return True
@@ -304,6 +306,8 @@ def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
     first = labels[0]
     if count == 4 and not first.startswith(b"_"):
         return first not in view.hosts
+    if count == 6:  # to browse, or nothing
+        return not (labels[1].startswith(b"_") and labels[2].startswith(b"_"))
     if view.is_virtual():
         return False
     if count == 4:

@@ -7,7 +7,7 @@ Pure. A view of one service is made when a question touches it; a reverse questi
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from discovery.dns import answer as answers
@@ -17,7 +17,7 @@ from discovery.dns import text as texts
 from discovery.dns.name import Labels
 from discovery.dns.reverse import Pointers, Prefix
 from discovery.dns.sections import RRSet
-from discovery.dns.service import Member, ServiceView, packed
+from discovery.dns.service import Member, ServiceView, Type, packed
 from discovery.dns.settings import Settings
 from discovery.dns.zone import Origin
 from discovery.errors import FieldError, InvalidInput
@@ -83,6 +83,18 @@ class StoreCatalogue:
         """Whether any name exists below ``<namespace>.svc``."""
         names = self._source.services(_text(namespace))
         return any(self.find(namespace, service.encode()) for service in names)
+
+    def types(self, namespace: bytes) -> Iterable[Type]:
+        """The types of services in a namespace."""
+        return sorted({key for view in self._all(namespace) for key in view.types()})
+
+    def offering(self, namespace: bytes, key: Type, count_max: int) -> Sequence[ServiceView]:
+        """Services of a type, at most ``count_max``."""
+        return [view for view in self._all(namespace) if key in view.types()][:count_max]
+
+    def _all(self, namespace: bytes) -> Iterator[ServiceView]:
+        found = (self.find(namespace, service.encode()) for service in self._source.services(_text(namespace)))
+        return (view for view in found if view is not None)
 
     def pointers(self, address: bytes) -> Pointers | None:
         """The names of an address."""

@@ -19,6 +19,9 @@ _SRV: Final = struct.Struct("!HHHH")
 Facet = int | bytes
 """What of a service an answer was made from: :data:`ALL_OF_IT`, its addresses of a type (A, AAAA), a host's label."""
 ALL_OF_IT: Final = 0
+Type = tuple[bytes, bytes]
+"""Protocol and port name: what kind of service is offered (RFC 6763 section 7)."""
+BROWSED: Final = frozenset({b"tcp", b"udp"})  # RFC 6763 section 4.1.2 knows no other
 OnChange = Callable[["ServiceView", "frozenset[Facet] | None"], None]
 VIRTUAL_PRIORITY: Final = 0
 VIRTUAL_WEIGHT: Final = 1  # the default of instances
@@ -170,6 +173,17 @@ class ServiceView:
         self.named: Rotor[Member] = Rotor()  # instances with a named port
         self.ports: dict[bytes, dict[bytes, Rotor[Member]]] = {}  # protocol, port name
         self.hosts: dict[bytes, Member | Crowd] = {}
+        self.retyped = True  # whether ``types`` may give something else than ``listed``
+        self.listed: frozenset[Type] = frozenset()  # for whoever lists services by type
+
+    def types(self) -> frozenset[Type]:
+        """What can be browsed here: named ports of instances, or of the service itself."""
+        if self.is_virtual():
+            ports = self.settings.ports if self.settings is not None else ()
+            found = [(port.protocol.encode(), port.name.encode()) for port in ports if port.name]
+        else:
+            found = [(protocol, port) for protocol, names in self.ports.items() for port in names]
+        return frozenset([key for key in found if key[0] in BROWSED])
 
     def external(self) -> str | None:
         """The host name that an external service stands for."""
@@ -208,6 +222,7 @@ class ServiceView:
         if self.on_change is not None:
             self.on_change(self, None)
         self.settings = settings
+        self.retyped = True
         self.virtual = Addresses()
         for address in settings.virtual_ips if settings is not None and settings.type == "virtual" else ():
             self.virtual.add(address_record(address), settings.dns_ttl if settings is not None else None)
@@ -299,7 +314,12 @@ class ServiceView:
             return
         self.named.add(member, member.spec.dns_ttl)
         for protocol, port, _ in member.ports:
-            self.ports.setdefault(protocol, {}).setdefault(port, Rotor()).add(member, member.spec.dns_ttl)
+            names = self.ports.setdefault(protocol, {})
+            rotor = names.get(port)
+            if rotor is None:
+                rotor = names[port] = Rotor()
+                self.retyped = True
+            rotor.add(member, member.spec.dns_ttl)
 
     def _withdraw(self, member: Member) -> None:
         if not member.ports:
@@ -310,6 +330,7 @@ class ServiceView:
             names[port].remove(member, member.spec.dns_ttl)
             if not names[port]:
                 del names[port]
+                self.retyped = True
             if not names:
                 del self.ports[protocol]
 

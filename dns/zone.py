@@ -7,12 +7,14 @@ node can answer ``GET /api/v1/resolve`` from its own store by the same code.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from discovery.dns import codes, name, reverse
 from discovery.dns.name import Labels
 from discovery.dns.reverse import AddressSet, Pointers, Prefix
-from discovery.dns.service import Addresses, Member, ServiceView, address_record, packed, rdata
+from discovery.dns.rotor import Rotor
+from discovery.dns.service import Addresses, Member, ServiceView, Type, address_record, packed, rdata
 from discovery.dns.settings import Settings
 from discovery.model import Instance, Service
 
@@ -79,6 +81,12 @@ class Catalogue(Protocol):
     def has_namespace(self, namespace: bytes) -> bool:
         """Whether any name exists below ``<namespace>.svc``."""
 
+    def types(self, namespace: bytes) -> Iterable[Type]:
+        """The types of services in a namespace."""
+
+    def offering(self, namespace: bytes, key: Type, count_max: int) -> Sequence[ServiceView]:
+        """Services of a type, at most ``count_max``."""
+
     def pointers(self, address: bytes) -> Pointers | None:
         """The names of an address."""
 
@@ -94,6 +102,7 @@ class Zone:
         self.serial = 0
         self._services: dict[tuple[str, str], ServiceView] = {}
         self._names: dict[bytes, dict[bytes, ServiceView]] = {}  # only services that exist in DNS
+        self._types: dict[bytes, dict[Type, Rotor[ServiceView]]] = {}  # by namespace
         self._pointers: dict[bytes, Pointers] = {}
         self._addresses = {4: AddressSet(), 16: AddressSet()}
 
@@ -105,6 +114,15 @@ class Zone:
     def has_namespace(self, namespace: bytes) -> bool:
         """Whether any name exists below ``<namespace>.svc``."""
         return namespace in self._names
+
+    def types(self, namespace: bytes) -> Iterable[Type]:
+        """The types of services in a namespace."""
+        return self._types.get(namespace, ())
+
+    def offering(self, namespace: bytes, key: Type, count_max: int) -> Sequence[ServiceView]:
+        """Services of a type, at most ``count_max``."""
+        rotor = self._types.get(namespace, {}).get(key)
+        return rotor.deal(count_max) if rotor is not None else ()
 
     def pointers(self, address: bytes) -> Pointers | None:
         """The names of an address."""
@@ -158,7 +176,9 @@ class Zone:
         self._settle(view)
 
     def _settle(self, view: ServiceView) -> None:
-        """Let the view be found by name exactly while its name exists."""
+        """Let the view be found by name exactly while its name exists, and by type."""
+        if view.retyped:
+            self._retype(view)
         if view.exists():
             self._names.setdefault(view.namespace, {})[view.name] = view
             return
@@ -167,6 +187,22 @@ class Zone:
             del self._names[view.namespace]
         if view.is_empty():
             self._services.pop((view.namespace.decode(), view.name.decode()), None)
+
+    def _retype(self, view: ServiceView) -> None:
+        """List the view under the types it has now."""
+        view.retyped = False
+        before, view.listed = view.listed, view.types()
+        types = self._types.setdefault(view.namespace, {})
+        for key in sorted(before - view.listed):
+            types[key].remove(view, None)
+            if not types[key]:
+                del types[key]
+        for key in sorted(view.listed - before):
+            if key not in types:
+                types[key] = Rotor()
+            types[key].add(view, None)
+        if not types:
+            del self._types[view.namespace]
 
     def _point(self, member: Member | None) -> None:
         if member is not None:

@@ -8,7 +8,7 @@ import dnslib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discovery.dns import name, text
+from discovery.dns import codes, name, text
 from discovery.dns.answer import resolve
 from discovery.dns.resolver import StoreCatalogue
 from discovery.dns.sections import RRSet
@@ -71,9 +71,16 @@ REVERSE_TREE = {
 QUESTIONS = [
     *(f"{prefix}{service}" for prefix in PREFIXES for service in SERVICE_NAMES),
     *("cluster.local", "svc.cluster.local", "default.svc.cluster.local", "prod.svc.cluster.local", "dns.cluster.local"),
+    *(f"a._http._tcp.{service}" for service in SERVICE_NAMES),
+    *(f"api._http._tcp.{service}" for service in SERVICE_NAMES),
+    *(
+        f"{prefix}.{ns}.svc.cluster.local"
+        for ns in ("default", "prod")
+        for prefix in ("_http._tcp", "_dns._udp", "_tcp", "_udp", "_sctp", "_services._dns-sd._udp", "_dns-sd._udp")
+    ),
     *sorted(REVERSE_TREE),
 ]
-TYPES = [dnslib.QTYPE.A, dnslib.QTYPE.AAAA, dnslib.QTYPE.SRV, dnslib.QTYPE.PTR, dnslib.QTYPE.ANY]
+TYPES = [dnslib.QTYPE.A, dnslib.QTYPE.AAAA, dnslib.QTYPE.SRV, dnslib.QTYPE.PTR, dnslib.QTYPE.ANY, codes.TXT, codes.SVCB]
 ORIGIN = Origin("cluster.local", Settings())
 
 
@@ -157,7 +164,7 @@ def test_a_view_is_empty_again_when_everything_went(steps: list[Instance | Servi
     for namespace, service in list(registry.settings):
         apply(zone, registry, (namespace, service, ""))
     empty = Zone(ORIGIN)
-    for attribute in ("_services", "_names", "_pointers"):
+    for attribute in ("_services", "_names", "_pointers", "_types"):
         assert getattr(zone, attribute) == getattr(empty, attribute) == {}
     assert not any(addresses.any_between(0, 1 << 128) for addresses in zone._addresses.values())
 
