@@ -41,7 +41,7 @@ class Promises:
         self.began = 0.0
 
     @asynccontextmanager
-    async def made(self) -> AsyncIterator[None]:
+    async def made(self) -> AsyncIterator[Promises]:
         """Let the clients loose for the length of a block, and hold the cluster to its word at the end."""
         async with session() as http:
             await self.living.register(http)
@@ -49,7 +49,7 @@ class Promises:
             clients = [self.writers.run(http), self.living.run(http), *(one.run() for one in self.probes.values())]
             async with running(*clients):
                 await self.more(20)
-                yield
+                yield self
                 await self.more(20)
             self._assert_named(time.monotonic())
             assert not self.living.re_registered, "a living instance was evicted"

@@ -151,6 +151,7 @@ def elsewhere(require_root: Callable[[], None], require_tool: Need, tmp_path: Pa
         cluster.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_hosts_whose_monotonic_clocks_differ_take_leases_over_from_each_other(
     elsewhere: Cluster, say: Say

@@ -91,7 +91,7 @@ def long(fault: Fault) -> Any:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", [loss, no_cable, resets, long(narrow_link), long(small_packets)])
+@pytest.mark.parametrize("fault", [loss, no_cable, long(resets), long(narrow_link), long(small_packets)])
 async def test_promises_are_kept_over(fault: Fault, scene: tuple[Hosts, Cluster], say: Say) -> None:
     network, cluster = scene
     leader = await asyncio.to_thread(cluster.leader, 30)
