@@ -241,7 +241,8 @@ class Hub:
         """A worker serves more than before. From its first word on it counts."""
         if first:
             self._on_port.setdefault(link.pid, self._clock())
-            self._tell(link)
+            for waiting in [one for one in self._links if one is link or not one.bound]:
+                self._tell(waiting)
         if self._waiters:
             self._settle()
 
@@ -272,7 +273,13 @@ class Hub:
 
     def _tell(self, link: Link) -> None:
         revision = self._store.revision if self._store is not None else 0
-        link.tell(*self._state, revision, link.pid in self._on_port)
+        counted = link.pid in self._on_port and (link.bound or self._all_in_step())
+        link.tell(*self._state, revision, counted)
+
+    def _all_in_step(self) -> bool:
+        """Whether everybody on the port has a view: who joins makes nobody's questions go to one without."""
+        links = self._by_pid()
+        return all(pid in links and links[pid].acked >= 0 for pid in self._on_port)
 
     # Who counts
 

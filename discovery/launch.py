@@ -145,7 +145,7 @@ class Launch:
 
         Args:
             index: of the worker, from 0.
-            join: ``now`` at the first start (SERVFAIL until the first sync), ``synced`` for a replacement.
+            join: ``now`` for the first worker of a first start (SERVFAIL until the first sync), else ``synced``.
         """
         fds = tuple(sock.fileno() for sock in self.sockets.dns)
         settings = dns_settings(self.config, self._dns) | {"cookie_fd": self._cookie_fd}

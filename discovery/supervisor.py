@@ -348,7 +348,8 @@ class Supervisor:
 
     def _start_worker(self, child: Child) -> subprocess.Popen[bytes]:
         index = self._workers.index(child)
-        first = child.starts == 0 and self._roll is None and not self._ready
+        # One says SERVFAIL for all until there is something to say; the others join it when all of them have that.
+        first = index == 0 and child.starts == 0 and self._roll is None and not self._ready
         return launch.spawn(*self._launch.worker(index, join="now" if first else "synced"))
 
     # Control channel

@@ -1,7 +1,8 @@
 """A DNS worker process: ``python -m discovery.dns.worker``, started and watched by the supervisor.
 
-It joins the port at once (``--join now``: SERVFAIL until the first sync) or, as a replacement, only when it knows
-what it would answer (``--join synced``). It ends with its parent, and on SIGTERM after answering what has arrived.
+It joins the port at once (``--join now``: SERVFAIL until the first sync; one of a node) or only when it, and whoever is
+on the port, knows what to answer (``--join synced``: all others, and replacements). It ends with its parent, and on
+SIGTERM after answering what has arrived.
 """
 
 from __future__ import annotations

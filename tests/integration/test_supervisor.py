@@ -95,9 +95,11 @@ def test_until_ready_the_log_says_what_it_waits_for(start: Start) -> None:
     assert supervised.text("out") == ""
 
 
-def test_the_first_workers_join_at_once_and_a_replacement_when_it_is_synced(start: Start) -> None:
+def test_one_worker_joins_at_once_and_the_others_and_replacements_when_they_are_synced(start: Start) -> None:
     supervised = start()
     supervised.until_ready()
+    supervised.until_noted("worker 1 synced")
+    assert not supervised.notes("worker 1 now")
     os.kill(supervised.pids("worker 0 now")[0], signal.SIGKILL)
     supervised.until_noted("worker 0 synced")
     supervised.until(lambda: supervised.notes("node workers")[-1] == "node workers 0 1")
