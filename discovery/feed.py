@@ -22,8 +22,9 @@ that a worker's own revision follows (it need not acknowledge that). Another ``B
 instance after the node installed a snapshot: until its ``End`` the worker goes on answering from what it has.
 
 Joining the port: from a worker's first ``Ack`` on no write is acknowledged without it, and the node answers that Ack
-with a ``State`` that says so (``counted``), once everybody on the port has a view. A worker that joins its port only once it is in step waits for that frame:
-everything that the node acknowledged without waiting for it stands before it in the stream.
+with a ``State`` that says so (``counted``), once everybody on the port has a view. A worker that joins its port only
+once it is in step waits for that frame: everything that the node acknowledged without waiting for it stands before it
+in the stream.
 """
 
 from __future__ import annotations
