@@ -315,32 +315,6 @@ async def test_a_replacement_is_not_told_so_before_the_node_waits_for_it(node, w
     assert not await node.hub.visible(node.write(register("b")).revision, timeout_s=0.05)
 
 
-def counted(worker):
-    return any(isinstance(frame, feed.State) and frame.counted for frame in worker.frames)
-
-
-async def test_nobody_joins_the_port_while_one_that_is_on_it_has_no_view(node, worker, until):
-    """Or a part of the questions would go on meeting SERVFAIL although another worker knows the answer."""
-    node.hub.set_workers([(0, 4711), (1, 4799)])
-    second = await worker(node.path, 4799)
-    await until(second.in_step)
-    node.hub.tell(True, 0)
-    await until(lambda: isinstance(second.frames[-1], feed.State))
-    assert not counted(second), "the first one is on the port, and did not come yet"
-    await worker(node.path, 4711)
-    await until(lambda: counted(second))
-    assert not node.hub.behind()
-
-
-async def test_one_that_is_on_the_port_and_gets_no_view_keeps_nobody_off_it_once_it_is_replaced(node, worker, until):
-    node.hub.set_workers([(0, 4711), (1, 4799)])
-    second = await worker(node.path, 4799)
-    await until(second.in_step)
-    node.hub.set_workers([(0, 4712), (1, 4799)])
-    node.hub.tell(True, 0)
-    await until(lambda: counted(second))
-
-
 async def test_a_node_that_is_behind_a_worker_does_not_let_it_join(node, worker, register, until):
     """What the former node acknowledged without that worker may be missing there still."""
     node.write(register("a"))
