@@ -55,6 +55,23 @@ def copy(store):
     return Store.load(store.snapshot().chunks())
 
 
+async def test_what_is_applied_in_one_turn_reaches_a_worker_in_one_write(node, worker, register, until, monkeypatch):
+    one = await worker(node.path)
+    await until(one.in_step)
+    [link] = node.hub._links
+    written, write = [], link._transport.writelines
+
+    def writelines(frames):
+        written.append(len(frames))
+        write(frames)
+
+    monkeypatch.setattr(link._transport, "writelines", writelines)
+    for number in range(50):
+        node.write(register(f"i{number}"))
+    assert await node.hub.visible(node.store.revision, 30)
+    assert written == [50]
+
+
 async def test_a_new_worker_gets_everything_then_what_changes(node, worker, register, until):
     for number in range(600):
         node.write(register(f"i{number}"))
