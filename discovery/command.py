@@ -239,10 +239,16 @@ Command = (
 SINCE: Final[dict[type, int]] = {}
 """The feature level that a kind of command needs, unless it is :data:`discovery.levels.BASE`; none does yet."""
 
+SINCE_FIELD: Final[dict[type, tuple[str, int]]] = {Delete: ("limit", levels.BOUNDED)}
+"""A younger field of an old kind, and the level that a command needs in which it is not 0."""
+
 
 def level_of(command: Command) -> int:
     """The feature level that must be in force before this command may be in the log."""
-    return SINCE.get(type(command), levels.BASE)
+    kind = type(command)
+    if kind in SINCE_FIELD and getattr(command, SINCE_FIELD[kind][0]):
+        return SINCE_FIELD[kind][1]
+    return SINCE.get(kind, levels.BASE)
 
 
 class Idempotency(msgspec.Struct, frozen=True, array_like=True):

@@ -18,6 +18,8 @@ BASE: Final = 1
 """What a version knows that announces nothing; where every cluster begins."""
 MEMBERS: Final = 2
 """Members change at run time: log entries and snapshots say who they are."""
+BOUNDED: Final = 2
+"""One delete removes a bounded number of keys; results of repeated requests are kept for 750 s of log time, not 600."""
 LEVEL: Final = MEMBERS
 """The highest that this version knows."""
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
-from discovery import limits
+from discovery import levels, limits
 from discovery.command import Failure, Idempotency, Result
+
+_FORMER_AGE_MS: Final = 600_000
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -37,9 +40,13 @@ class Dedup:
         self.order: deque[str] = deque()
         self.bytes = 0
 
-    def find(self, request: Idempotency, now_ms: int) -> Result | None:
-        """The answer to a request seen before, a refusal, or ``None``: apply it, then :meth:`keep` the result."""
-        self._expire(now_ms)
+    def find(self, request: Idempotency, now_ms: int, level: int = levels.LEVEL) -> Result | None:
+        """The answer to a request seen before, a refusal, or ``None``: apply it, then :meth:`keep` the result.
+
+        Args:
+            level: the feature level in force: an older version forgets sooner, and all must forget alike.
+        """
+        self._expire(now_ms - (limits.IDEMPOTENCY_AGE_MS if level >= levels.BOUNDED else _FORMER_AGE_MS))
         kept = self.kept.get(request.key)
         if kept is None:
             return self._refuse(request)
@@ -75,7 +82,6 @@ class Dedup:
         for key, kept in entries:
             self.add(key, kept)
 
-    def _expire(self, now_ms: int) -> None:
-        oldest = now_ms - limits.IDEMPOTENCY_AGE_MS
+    def _expire(self, oldest: int) -> None:
         while self.order and self.kept[self.order[0]].time_ms <= oldest:
             self.bytes -= len(self.kept.pop(self.order.popleft()).result)

@@ -130,7 +130,7 @@ class Store:
         return self._execute_once(envelope, envelope.idempotency, meta, now_ms)
 
     def _execute(self, envelope: Envelope, meta: Meta, now_ms: int) -> Outcome:
-        work = Work(self._tables, meta.term, now_ms, envelope.actor)
+        work = Work(self._tables, meta.term, now_ms, envelope.actor, meta.level)
         result = _HANDLERS[type(envelope.command)](work, envelope.command)
         if isinstance(result, Failure):
             return Outcome(result)
@@ -142,7 +142,7 @@ class Store:
     def _execute_once(self, envelope: Envelope, request: Idempotency, meta: Meta, now_ms: int) -> Outcome:
         dedup = self._tables.dedup
         self._tables.time_ms = now_ms
-        known = dedup.find(request, now_ms)
+        known = dedup.find(request, now_ms, meta.level)
         if known is not None:
             return Outcome(known)
         outcome = self._execute(envelope, meta, now_ms)
@@ -212,6 +212,10 @@ class Store:
     def brief_lease(self, lease_id: int) -> Lease | None:
         """The lease without what hangs on it, in O(1); or ``None``."""
         return self._tables.leases.brief(lease_id) if lease_id in self._tables.leases.held else None
+
+    def lease_weight(self, lease_id: int) -> int:
+        """How many instances and keys hang on the lease, in O(1); 0 when there is none."""
+        return self._tables.leases.count(lease_id) if lease_id in self._tables.leases.held else 0
 
     def leases(self) -> Iterable[Lease]:
         """Every lease, without what hangs on it."""

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from operator import eq, gt, lt, ne
 from typing import Any, Final
 
-from discovery import limits, validate
+from discovery import levels, limits, validate
 from discovery.command import Compare, Delete, Failure, Get, OpResult, Put, Result, Txn, TxnDone, TxnOp
 from discovery.errors import FieldError
 from discovery.model import KeyRecord
@@ -57,8 +57,11 @@ def _limit_errors(op: Delete) -> list[FieldError]:
 def _too_many(work: Work, ops: Iterable[TxnOp]) -> Failure | None:
     """The refusal when deletes would remove more than a command may: it would hold up every node.
 
-    It stops to count at the limit. A key that two of them name is counted twice.
+    It stops to count at the limit. A key that two of them name is counted twice. Older versions have no such rule, and
+    all must judge alike.
     """
+    if work.level < levels.BOUNDED:
+        return None
     most = limits.DELETIONS_PER_COMMAND_MAX
     matching = chain.from_iterable(_matching(work, op) for op in ops if isinstance(op, Delete))
     if next(islice(matching, most, None), None) is None:

@@ -32,7 +32,7 @@ class Work:
     """The changes of one command, made through these methods only.
 
     Args:
-        term: of the log entry.
+        term, level: of the log entry, and the feature level in force there.
         time_ms: the log time of the command, Unix ms.
 
     ``revision`` is the one that the changes get, ``effects`` what happened to leases, for the leader's clocks.
@@ -48,16 +48,18 @@ class Work:
         "_shown",
         "_touches_dns",
         "effects",
+        "level",
         "revision",
         "tables",
         "term",
         "time_ms",
     )
 
-    def __init__(self, tables: Tables, term: int, time_ms: int, actor: str) -> None:
+    def __init__(self, tables: Tables, term: int, time_ms: int, actor: str, level: int) -> None:
         self.tables = tables
         self.revision: Final = tables.revision + 1
         self.term: Final = term
+        self.level: Final = level
         self.time_ms: Final = time_ms
         self.effects: list[LeaseEffect] = []
         self._actor = actor[: limits.ACTOR_CHARS_MAX]

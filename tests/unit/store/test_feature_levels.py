@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from discovery import command as commands
-from discovery.command import Failure, Idempotency, Meta, Put, Written, encode
+from discovery import levels, limits
+from discovery.command import Delete, Failure, Idempotency, Meta, Put, Written, encode
 from discovery.store import Store
 
 NEW = 3
@@ -36,3 +37,33 @@ def test_a_refusal_for_the_level_is_not_kept_for_the_idempotency_key():
 
 def test_every_kind_has_a_level_that_this_version_knows():
     assert all(level <= commands.levels.LEVEL for level in commands.SINCE.values())
+
+
+def apply_at(store, command, index, level, *, time_ms=5_000, key=None):
+    request = None if key is None else Idempotency(key, b"d")
+    return store.apply(encode(command, request), Meta(index, 1, time_ms, level)).result
+
+
+def test_below_its_level_a_delete_has_no_bound_as_older_versions_have_none(monkeypatch):
+    monkeypatch.setattr(limits, "DELETIONS_PER_COMMAND_MAX", 1)
+    store = Store()
+    for index, key in enumerate(("p/1", "p/2"), 2):
+        apply_at(store, Put(key, b""), index, levels.BOUNDED)
+    assert apply_at(store, Delete("p/", prefix=True), 4, levels.BOUNDED).code == "too_large"
+    assert apply_at(store, Delete("p/", prefix=True), 5, levels.BASE).deleted == 2
+
+
+def test_a_delete_in_steps_waits_for_the_level():
+    assert isinstance(apply_at(Store(), Delete("p/", prefix=True, limit=1), 2, levels.BASE), Failure)
+    assert commands.level_of(Delete("p/", prefix=True, limit=1)) == levels.BOUNDED
+    assert commands.level_of(Delete("p/", prefix=True)) == levels.BASE
+
+
+@pytest.mark.parametrize(("level", "kept_ms"), [(levels.BASE, 600_000), (levels.BOUNDED, limits.IDEMPOTENCY_AGE_MS)])
+def test_all_versions_forget_an_idempotency_key_at_the_same_entry(level, kept_ms):
+    store = Store()
+    first = apply_at(store, Put("k", b"1"), 2, level, key="once")
+    again = apply_at(store, Put("k", b"1"), 3, level, key="once", time_ms=5_000 + kept_ms - 1)
+    assert again.revision == first.revision
+    late = apply_at(store, Put("k", b"1"), 4, level, key="once", time_ms=5_000 + kept_ms)
+    assert late.revision == first.revision + 1
