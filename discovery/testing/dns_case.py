@@ -133,7 +133,7 @@ def check(responder: Responder, case: Case) -> None:
     assert found == expected, f"{case.question}\n  found    {found}\n  expected {expected}"
 
 
-def content(reply: bytes | None) -> object:
+def content(reply: bytes | None) -> tuple[int, list[str], list[str], list[str]]:
     """A reply without the order of its records and what was left out of ADDITIONAL."""
     assert reply is not None
     message = dnslib.DNSRecord.parse(reply)
