@@ -105,9 +105,8 @@ async def test_a_wall_clock_that_jumps_evicts_nobody_early_and_keeps_nobody_for_
     assert min(late) > 0, "nothing dies before its TTL"
     assert max(late) < LATE_S_MAX
     assert times == sorted(times), "log time never goes back"
-    entries = len(promises.writers.acknowledged()) + len(times)
-    passed = timedelta(seconds=time.monotonic() - began + 1.0 * entries)
-    assert times[-1] - times[0] < passed, "a jump moves log time by a second an entry at most"
+    elapsed = time.monotonic() - began
+    assert times[-1] - times[0] < timedelta(seconds=1.25 * elapsed + 1), "no jump moves log time beyond its bound"
     assert f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}" in await asyncio.to_thread(leader.log), "it did jump"
 
 

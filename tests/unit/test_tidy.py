@@ -276,6 +276,30 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert not broken
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    """``test_name``, ``test_name[case]``, ``test_how_it_begins_…`` or a file of tests."""
+    names = {
+        name for file in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    missing = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text()
+        for begin, rest in re.findall(r"`(test_(?!hazard_NN)\w+)([^`]*)`", text):
+            known = any(name.startswith(begin) for name in names) if rest.startswith("…") else begin in names
+            missing += [] if known or rest == ".py" else [f"{page.name}: {begin}"]
+        missing += [
+            f"{page.name}: {path}" for path in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (ROOT / path).exists()
+        ]
+    assert not missing
+
+
+def test_every_fault_of_a_host_names_the_test_that_plays_it() -> None:
+    table = (ROOT / "docs/faults.md").read_text().partition("## What may happen to a host")[2]
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(rows) >= 30
+    assert not [row for row in rows if not re.search(r"`test_\w+(\[\w+\])?` \|$", row)]
+
+
 def test_decisions_are_numbered_without_a_gap() -> None:
     names = sorted(path.name for path in (ROOT / "docs/decisions").glob("*.md"))
     assert names
