@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from discovery import limits
@@ -205,11 +205,25 @@ class Evictions:
             return
         dead = lessor.still_due(candidates, now)
         lessor.hold(due.id for due in dead)
-        for start in range(0, len(dead), limits.EVICTIONS_PER_COMMAND_MAX):
-            chunk = dead[start : start + limits.EVICTIONS_PER_COMMAND_MAX]
+        for chunk in self._chunks(dead):
             outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._outcomes.update(dict.fromkeys((due.id for due in chunk), outcome))
             self._spawn("eviction", self._evict(term, chunk, now, outcome))
+
+    def _chunks(self, dead: Sequence[Due]) -> Iterator[list[Due]]:
+        """Cut into commands: of so many leases, and of so many things that go with them unless one alone has more."""
+        most, weight_of = limits.EVICTIONS_PER_COMMAND_MAX, self._store().lease_weight
+        chunk: list[Due] = []
+        weight = 0
+        for due in dead:
+            own = max(1, weight_of(due.id))
+            if chunk and weight + own > most:
+                yield chunk
+                chunk, weight = [], 0
+            chunk.append(due)
+            weight += own
+        if chunk:
+            yield chunk
 
     async def _evict(self, term: int, dead: Sequence[Due], now: float, outcome: asyncio.Future[bool]) -> None:
         known = await self._propose(term, dead, now)

@@ -86,6 +86,20 @@ async def test_thousands_leave_together_in_one_revision(node, register, until, m
     assert node.registry.store.revision == revision + 1
 
 
+async def test_leases_that_hold_much_leave_in_several_commands(node, until, monkeypatch):
+    monkeypatch.setattr(limits, "EVICTIONS_PER_COMMAND_MAX", 5)
+    for lease in (1, 2, 3):
+        await node.registry.write(Grant(lease, 60_000))
+        for number in range(3):
+            await node.registry.write(Put(f"k/{lease}/{number}", b"", lease))
+    proposals = Proposals(node, Evict, monkeypatch)
+    now = node.registry.lead.now()
+    for lease in (1, 2, 3):
+        node.registry.lead.lessor.start(lease, 1, 1_000, now)
+    await until(lambda: not node.registry.store.keys("k/"))
+    assert [len(evict.leases) for evict in proposals.seen] == [1, 1, 1]
+
+
 @pytest.mark.parametrize(("patience_s", "proposed"), [(60.0, 1), (0.01, 2)])
 async def test_while_very_many_evictions_are_open_the_next_ones_wait_a_while(
     node, register, until, monkeypatch, patience_s, proposed
