@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from discovery import limits, model
+from discovery import config_forward, limits, model
 from discovery.config_schema import Config, Settings
 
 SECRET_BYTES_MIN: Final = 16  # a shorter one could be guessed from one recorded handshake
@@ -238,11 +238,34 @@ def _numbers(config: Config, settings: Settings) -> None:
 
 
 def _networks(config: Config, settings: Settings) -> None:
-    for text in config.dns.reverse_zones:
+    for key, texts in (
+        ("dns.reverse_zones", config.dns.reverse_zones),
+        ("dns.forward_clients", config.dns.forward_clients),
+    ):
+        for text in texts:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as problem:
+                settings.refuse(key, f"must be networks such as 10.0.0.0/8 ({problem})", text)
+
+
+def _forward(config: Config, settings: Settings) -> None:
+    """Servers that are there to be asked, none of them ourselves."""
+    own = [address for text in config.dns.listen if (address := listen_address(text))]
+    targets = []
+    for entry in config.dns.forward:
         try:
-            ipaddress.ip_network(text)
-        except ValueError as problem:
-            settings.refuse("dns.reverse_zones", f"must be networks such as 10.0.0.0/8 ({problem})", text)
+            targets += config_forward.others(entry, own)
+        except config_forward.BadTarget as problem:
+            settings.refuse("dns.forward", str(problem), entry)
+    zone = config.zone.removesuffix(".").lower()
+    for target in targets:
+        if f".{target.zone}".endswith(f".{zone}"):
+            settings.refuse("dns.forward", "must not name our own zone, or one in it", target.zone)
+        if target.zone and (len(target.zone) > 253 or not HOST_NAME.fullmatch(target.zone)):
+            settings.refuse("dns.forward", "must name a zone before =, such as corp.example=10.0.0.1", target.zone)
+    if len({(target.host, target.port) for target in targets}) > limits.DNS_FORWARD_UPSTREAMS_MAX:
+        settings.refuse("dns.forward", f"must name at most {limits.DNS_FORWARD_UPSTREAMS_MAX} servers")
 
 
 def _words(config: Config, settings: Settings) -> None:
@@ -256,10 +279,7 @@ def _words(config: Config, settings: Settings) -> None:
 
 def _not_yet(config: Config, settings: Settings) -> None:
     """An option whose feature does not exist yet must not look as if it worked."""
-    for key, value in (
-        ("dns.forward", config.dns.forward),
-        ("dns.consul_zone", config.dns.consul_zone),
-    ):
+    for key, value in (("dns.consul_zone", config.dns.consul_zone),):
         if value:
             settings.refuse(key, NOT_YET)
 
@@ -276,6 +296,7 @@ _RULES: Final[tuple[Callable[[Config, Settings], None], ...]] = (
     _certificate,
     _numbers,
     _networks,
+    _forward,
     _words,
 )
 

@@ -62,7 +62,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("dns.ttl", "integer", "Default and cap of record TTLs, seconds  [5]"),
     Option("dns.udp_max", "integer", "Largest UDP answer, bytes  [1232]"),
     Option("dns.max_answers", "integer", "Most records of one type in an answer  [100]"),
-    Option("dns.forward", "list", "Where questions outside the zone go (repeat)"),
+    Option("dns.forward", "list", "Server for names outside the zone: ADDRESS, ZONE=ADDRESS or a resolv.conf (repeat)"),
+    Option("dns.forward_clients", "list", "Networks whose questions are sent on (repeat)  [loopback and private ones]"),
     Option("dns.reverse_zones", "list", "Networks whose PTR names are ours (repeat)"),
     Option("dns.consul_zone", "text", "Second zone, in Consul's form"),
     Option("raft.listen", "text", "Raft address  [127.0.0.1:8300]", short="raft"),
@@ -76,6 +77,10 @@ OPTIONS: Final[tuple[Option, ...]] = (
 )
 BY_KEY: Final = {option.key: option for option in OPTIONS}
 SECTIONS: Final = ("http", "dns", "raft", "tls", "log")
+FORWARD_CLIENTS: Final = (
+    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+    "::1/128", "fc00::/7", "fe80::/10",
+)  # fmt: skip
 
 
 class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +101,7 @@ class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     udp_max: int = 1232
     max_answers: int = limits.DNS_ANSWERS_MAX
     forward: tuple[str, ...] = ()
+    forward_clients: tuple[str, ...] = FORWARD_CLIENTS
     reverse_zones: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
     consul_zone: str = ""
 

@@ -66,6 +66,8 @@ def dns_settings(config: Config, addresses: Sequence[str]) -> dict[str, Any]:
         "udp_max": config.dns.udp_max,
         "max_answers": config.dns.max_answers,
         "reverse_zones": list(config.dns.reverse_zones),
+        "forward": list(config.dns.forward),
+        "forward_clients": list(config.dns.forward_clients),
         "ns_addresses": [config.dns.advertise] if config.dns.advertise else list(dict.fromkeys(own)),
         "node": config.id,
         "log_format": config.log.format,

@@ -53,3 +53,7 @@ RCODE_TEXT: Final[dict[int, str]] = {
 EDE_STALE: Final = 3
 EDE_NOT_READY: Final = 14
 EDE_NOT_AUTHORITATIVE: Final = 20
+EDE_OTHER: Final = 0
+EDE_PROHIBITED: Final = 18
+EDE_STALE_NXDOMAIN: Final = 19
+EDE_NOBODY_REACHED: Final = 22

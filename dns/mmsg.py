@@ -177,6 +177,12 @@ class Slots:
         """Whether the datagram was longer than a slot: what is there looks valid and is not the message."""
         return bool(self._flags[slot] & socket.MSG_TRUNC)
 
+    def sender(self, slot: int) -> tuple[bytes, bytes]:
+        """Socket address and control messages of a datagram, as the kernel wrote them."""
+        name, control = slot * _NAME_STRIDE, slot * CONTROL_BYTES
+        taken = self._controllens[slot] if self._control else 0
+        return self._names.raw[name : name + self._namelens[slot]], self._controls.raw[control : control + taken]
+
     def send(self, count: int, *, gaps: bool) -> None:
         """Send the replies in the first ``count`` slots; ``gaps``: some have the length 0. Never raises."""
         if self._control:

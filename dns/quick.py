@@ -104,7 +104,7 @@ class Quick:
         """
         if len(self._shapes) >= SHAPES_MAX:
             self._shapes.clear()
-        flags = wire.QR | wire.AA | query.flags & (wire.RD | wire.CD)
+        flags = wire.QR | wire.AA | query.offered | query.flags & (wire.RD | wire.CD)
         additional = 1 if opt else 0
         denied = _AFTER_ID.pack(flags | codes.NXDOMAIN, 1, 0, 1, additional)
         empty = _AFTER_ID.pack(flags, 1, 0, 1, additional)

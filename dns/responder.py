@@ -70,6 +70,7 @@ class Responder:
         cache_hits, folded: answers that were ready, for the question as asked or for its lower case.
         dropped: messages that got no answer.
         errors: questions that met a bug of ours (each is in the log).
+        forwards: whether a question with this answer gets none here but is sent on; ``None``: none is.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Responder:
         self.dropped = 0
         self.truncated = 0
         self.errors = 0
+        self.forwards: Callable[[Query, Answer], bool] | None = None
         self._stale = False
         self._options = Options(settings.node, cookies, wall_clock)
         self._client_of: Callable[[Any], bytes] = client_of  # the address of whoever asks, by ``_place``
@@ -285,16 +287,29 @@ class Responder:
         if query is None:
             return None
         answer = self._answer(self._know(query, idle_s))
+        if self.forwards is not None and self.forwards(query, answer):
+            return None
         opt = self._opt(query, answer)
-        bytes_max = self._bytes_max(query, idle_s is not None)
-        reply = wire.compose(query, answer, bytes_max, opt)
+        reply = self._composed(query, answer, opt)
+        if idle_s is None and self.catalogue is not None and is_common(query):
+            if answer.ede is None:
+                self._quick.learn(packet, query, opt, self._bytes_max(query))
+            self._keep(packet[2:], answer, reply[2:], len(opt))
+        return reply
+
+    def own(self, query: Query) -> Answer:
+        """What we say of a question ourselves."""
+        return self._answer(query)
+
+    def finish(self, query: Query, answer: Answer) -> bytes:
+        """The reply to a question that was sent on."""
+        return self._composed(query, answer, self._opt(query, answer))
+
+    def _composed(self, query: Query, answer: Answer, opt: bytes) -> bytes:
+        reply = wire.compose(query, answer, self._bytes_max(query), opt)
         self.responses[answer.rcode] += 1
         if reply[2] & wire.TC >> 8:
             self.truncated += 1
-        if idle_s is None and self.catalogue is not None and is_common(query):
-            if answer.ede is None:
-                self._quick.learn(packet, query, opt, bytes_max)
-            self._keep(packet[2:], answer, reply[2:], len(opt))
         return reply
 
     def _keep(self, key: bytes, answer: Answer, reply: bytes, opt_bytes: int) -> None:
@@ -305,9 +320,9 @@ class Responder:
         elif reply[_AUTHORITIES_AT : _AUTHORITIES_AT + 2] == b"\0\1":  # the SOA found room
             self._cache.put_negative(key, answer.view, reply, opt_bytes)
 
-    def _bytes_max(self, query: Query, stream: bool) -> int:
+    def _bytes_max(self, query: Query) -> int:
         """512 without EDNS; with it what the client takes, up to what we are told to send."""
-        if stream:
+        if query.idle_s is not None:
             return wire.TCP_BYTES_MAX
         if query.edns is None:
             return edns.SIZE_MIN
@@ -319,7 +334,7 @@ class Responder:
         if asked is None:
             return b""
         ede = answer.ede
-        if ede is None and self._stale and query.rclass == codes.IN and query.question:
+        if ede is None and self._stale and query.rclass == codes.IN and query.question and answer.authoritative:
             ede = codes.EDE_STALE
         options = self._options.of(query, asked) if asked.has_options else b""
         return edns.write(self.settings.udp_max, answer.rcode, asked.dnssec_ok, ede, options)

@@ -29,6 +29,7 @@ class Answer(msgspec.Struct):
         ede: extended DNS error (RFC 8914) for clients with EDNS, or ``None``.
         view: the one service that the answer was made from, when it was one.
         negative: whether the authority section holds a SOA, so that the answer ages with the zone's serial.
+        truncated: whether records are missing already, those that another server cut off.
     """
 
     rcode: int = codes.NOERROR
@@ -39,6 +40,7 @@ class Answer(msgspec.Struct):
     ede: int | None = None
     view: ServiceView | None = None
     negative: bool = False
+    truncated: bool = False
 
 
 class Found(msgspec.Struct):

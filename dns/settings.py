@@ -9,6 +9,10 @@ import msgspec
 from discovery import limits
 
 REVERSE_ZONES: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+FORWARD_CLIENTS: Final = (
+    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+    "::1/128", "fc00::/7", "fe80::/10",
+)  # fmt: skip
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -20,6 +24,8 @@ class Settings(msgspec.Struct, frozen=True):
         max_answers: most records of one type in an answer.
         reverse_zones: networks whose PTR names are ours, in CIDR text.
         ns_addresses: addresses of this server, those of the name server in the zone's apex.
+        forward: where names outside the zone go, see :mod:`discovery.config_forward`; none: they are not ours.
+        forward_clients: networks whose questions are sent on, in CIDR text.
         node: node id, shown to ``id.server CH TXT``.
         cookie_fd: a descriptor of our own to read the secret of DNS cookies from; ``None``: make one up.
         udp_batches: whether UDP uses recvmmsg and sendmmsg, where they work.
@@ -31,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True):
     max_answers: int = limits.DNS_ANSWERS_MAX
     reverse_zones: tuple[str, ...] = REVERSE_ZONES
     ns_addresses: tuple[str, ...] = ()
+    forward: tuple[str, ...] = ()
+    forward_clients: tuple[str, ...] = FORWARD_CLIENTS
     node: str = ""
     cookie_fd: int | None = None
     udp_batches: bool = True

@@ -32,9 +32,14 @@ class TcpServer:
         answer: from a message, its client's address and the seconds that the connection may be idle from now on to
             the message's answer; ``None`` ends the connection.
         clock: monotonic seconds.
+
+    Attributes:
+        later: takes a message without an answer, the answer to which comes through :meth:`Connection.reply`; false:
+            there will be none.
     """
 
     def __init__(self, loop: Loop, answer: Answer, clock: Callable[[], float]) -> None:
+        self.later: Callable[[bytes, Connection], bool] | None = None
         self.loop = loop
         self.answer = answer
         self.clock = clock
@@ -129,6 +134,7 @@ class Connection:
         self._in = bytearray()
         self._out = bytearray()
         self._ended = False  # the client sends nothing more, but may still read
+        self.owed = 0  # answers that come later
         self._events = READ
         server.loop.add(sock.fileno(), READ, self._on_event)
 
@@ -146,16 +152,29 @@ class Connection:
                 self._receive()
             self._answer_all()
             self._send()
-            while not self._out and self._holds_question():  # held back while answers piled up
+            while not self._out and self._takes_more() and self._holds_question():  # held back while answers piled up
                 self._answer_all()
                 self._send()
         except (OSError, ValueError):  # reset by the client, or bytes that are no DNS
             self.close()
             return
-        if self._ended and not self._out:
-            self.close()
-            return
         self._wait()
+
+    @property
+    def idle_s(self) -> float:
+        """How long it may be idle."""
+        return self._server.idle_s()
+
+    def give(self, message: bytes) -> None:
+        """Put an answer that was owed behind the others."""
+        self.owed -= 1
+        self._out += len(message).to_bytes(_LENGTH_BYTES, "big") + message
+
+    def reply(self, message: bytes) -> None:
+        """Send an answer that was owed. Never raises; a connection that is gone takes none."""
+        if self.sock.fileno() >= 0:
+            self.give(message)
+            self._on_event(WRITE)
 
     def _receive(self) -> None:
         """Read once: what is more comes with the next event, after other clients had their turn."""
@@ -175,12 +194,23 @@ class Connection:
         answered = False
         for message in self._messages():
             reply = self._server.answer(message, self.client, self._server.idle_s())
-            if reply is None:
-                raise ValueError("not a question")
-            self._out += len(reply).to_bytes(_LENGTH_BYTES, "big") + reply
             answered = True
+            if reply is None:
+                self._owe(message)
+                continue
+            self._out += len(reply).to_bytes(_LENGTH_BYTES, "big") + reply
         if answered:
             self._progress()
+
+    def _owe(self, message: bytes) -> None:
+        """The answer comes later, or is in ``_out`` already. Raises ``ValueError`` when there is none."""
+        self.owed += 1
+        if self._server.later is None or not self._server.later(message, self):
+            raise ValueError("not a question")
+
+    def _takes_more(self) -> bool:
+        """Whether answers, given and owed, do not pile up yet."""
+        return len(self._out) < limits.DNS_TCP_OUTSTANDING_BYTES_MAX and self.owed < limits.DNS_TCP_OWED_MAX
 
     def _holds_question(self) -> bool:
         whole = _LENGTH_BYTES + int.from_bytes(self._in[:_LENGTH_BYTES], "big")
@@ -188,7 +218,7 @@ class Connection:
 
     def _messages(self) -> Iterator[bytes]:
         at = 0
-        while len(self._in) >= at + _LENGTH_BYTES and len(self._out) < limits.DNS_TCP_OUTSTANDING_BYTES_MAX:
+        while len(self._in) >= at + _LENGTH_BYTES and self._takes_more():
             end = at + _LENGTH_BYTES + int.from_bytes(self._in[at : at + _LENGTH_BYTES], "big")
             if len(self._in) < end:
                 break
@@ -212,8 +242,14 @@ class Connection:
         self._server.touch(self)
 
     def _wait(self) -> None:
-        """Wait for room to send while something is unsent, for questions while answers do not pile up."""
-        reading = not self._ended and len(self._out) < limits.DNS_TCP_OUTSTANDING_BYTES_MAX
+        """Wait for room to send while something is unsent, for questions while answers do not pile up.
+
+        A client that sends no more and is owed nothing has all that it came for.
+        """
+        if self._ended and not self._out and not self.owed:
+            self.close()
+            return
+        reading = not self._ended and self._takes_more()
         events = (READ if reading else 0) | (WRITE if self._out else 0)
         if events != self._events:
             self._events = events

@@ -28,6 +28,7 @@ OPCODE: Final = 0x7800
 AA: Final = 0x0400
 TC: Final = 0x0200
 RD: Final = 0x0100
+RA: Final = 0x0080
 AD: Final = 0x0020
 CD: Final = 0x0010
 ADDITIONAL_MAX: Final = 4  # OPT, TSIG and room for the odd
@@ -50,6 +51,7 @@ class Query(msgspec.Struct, gc=False):
     Args:
         client: its address, 4 or 16 bytes, when an option makes it matter.
         idle_s: how long the TCP connection may be idle; ``None``: it came over UDP.
+        offered: flag that every answer has: RA where we ask others.
     """
 
     ident: int
@@ -61,6 +63,7 @@ class Query(msgspec.Struct, gc=False):
     edns: Edns | None = None
     client: bytes = b""
     idle_s: float | None = None
+    offered: int = 0
 
 
 def read(packet: bytes) -> Query | None:
@@ -253,10 +256,10 @@ def compose(query: Query, answer: Answer, bytes_max: int, opt: bytes = b"") -> b
     """
     message = _Message(query, bytes_max - len(opt))
     counts = [0, 0, 0]
-    complete = _add_answers(message, answer.answer, counts)  # 1
+    complete = _add_answers(message, answer.answer, counts) and not answer.truncated  # 1
     if complete:
         _add_rest(message, answer, counts)  # 2, 3
-    flags = QR | query.flags & (RD | CD) | (AA if answer.authoritative else 0) | (0 if complete else TC)
+    flags = QR | query.offered | query.flags & (RD | CD) | (AA if answer.authoritative else 0) | (0 if complete else TC)
     arcount = counts[2] + (1 if opt else 0)  # 4
     questions = 1 if query.question else 0
     header = HEADER.pack(query.ident, flags | answer.rcode & 0xF, questions, counts[0], counts[1], arcount)

@@ -23,6 +23,7 @@ from discovery import feed, process
 from discovery import log as logs
 from discovery.dns import codes
 from discovery.dns.cookies import Cookies
+from discovery.dns.forward import Forwarding
 from discovery.dns.loop import READ, Loop
 from discovery.dns.responder import Responder
 from discovery.dns.settings import Settings
@@ -34,6 +35,7 @@ from discovery.dns.zone import Origin
 log: Final = logging.getLogger("discovery.dns.worker")  # not __main__
 
 REPORT_S: Final = 1.0
+FORWARD_LINGER_S: Final = 1.0  # for answers of other servers, once this worker is to go
 COOKIE_SECRET_BYTES: Final = 32
 _COLLECT_AFTER: Final = (
     50_000  # allocations; what a worker holds has no cycles, so that a collection finds next to none
@@ -57,6 +59,10 @@ class Worker:
         origin = Origin(options.zone.lower(), settings)
         self.view = View(self.loop, options.feed, options.index, origin, self.responder, time.monotonic)
         self.tcp = TcpServer(self.loop, self.responder.message, time.monotonic)
+        self.forwarding: Forwarding | None = None
+        if settings.forward:
+            self.forwarding = Forwarding(self.loop, self.responder, origin, options.listen, time.monotonic)
+            self.tcp.later = self.forwarding.later
         self.udp: list[UdpSocket] = []
         self._stopping = False
         self._report_at = time.monotonic() + REPORT_S
@@ -91,6 +97,8 @@ class Worker:
 
     def _turn(self) -> None:
         wait_s = self.view.tick()
+        if self.forwarding is not None:
+            wait_s = min(wait_s, self.forwarding.tick())
         self.loop.poll(0 if self.view.pending else min(wait_s, self._report_at - time.monotonic()))
         if self.view.pending:
             self.view.work()
@@ -100,21 +108,30 @@ class Worker:
             self._report_at = time.monotonic() + REPORT_S
             self._stopping = self._stopping or os.getppid() != self._parent
             self.tcp.tick()
+            if self.forwarding is not None:
+                self.forwarding.reload()
             self.view.report(self._samples())
 
     def _join(self) -> None:
         """Take part in the port, UDP and TCP."""
         batched = self.responder.settings.udp_batches
-        self.udp = [
-            UdpSocket(self.loop, host, port, self.responder, batched=batched) for host, port in self.options.listen
-        ]
+        for host, port in self.options.listen:
+            front = self.forwarding.front() if self.forwarding is not None else None
+            self.udp.append(UdpSocket(self.loop, host, port, front or self.responder, batched=batched))
+            if front is not None:
+                front.sock = self.udp[-1].sock
         for fd in self.options.tcp_fd:
             self.tcp.listen(fd)
         self.view.join()
         log.info("on the port", extra={"synced": self.view.synced})
 
     def _leave(self) -> None:
-        """Answer the datagrams that have arrived already, then go."""
+        """Answer what has arrived already, then go; what waits for another server has a moment for it."""
+        end = time.monotonic() + FORWARD_LINGER_S
+        while self.forwarding is not None and self.forwarding.forwarder.waiting and time.monotonic() < end:
+            self._turn()
+        if self.forwarding is not None:
+            self.forwarding.close()
         for sock in self.udp:
             sock.close()
         self.tcp.close()
@@ -138,7 +155,8 @@ class Worker:
             "dns_stale": int(responder.stale),
             "dns_revision": self.view.revision,
         }
-        return (*counted, *(feed.Sample(name, (), value) for name, value in plain.items()))
+        forwarded = self.forwarding.samples() if self.forwarding is not None else ()
+        return (*counted, *forwarded, *(feed.Sample(name, (), value) for name, value in plain.items()))
 
 
 def _cookie_secret(fd: int | None) -> bytes:

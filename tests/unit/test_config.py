@@ -32,7 +32,7 @@ workers = 2
 ttl = 7
 udp_max = 1400
 max_answers = 50
-forward = []
+forward = ["192.0.2.53"]
 reverse_zones = ["10.0.0.0/8", "fc00::/7"]
 consul_zone = ""
 [raft]
@@ -207,7 +207,20 @@ def test_an_error_in_a_variable_names_it() -> None:
         ({"dns_reverse_zones": ("10.0.0.1/8",)}, "--dns-reverse-zones: must be networks such as 10.0.0.0/8"),
         ({"log_format": "xml"}, "--log-format: must be text or json (got 'xml')"),
         ({"log_level": "loud"}, "--log-level: must be debug or info or warning or error"),
-        ({"dns_forward": ("/etc/resolv.conf",)}, "--dns-forward: is not available in this version"),
+        ({"dns_forward": ("resolver.example",)}, "--dns-forward: must be an IP address with or without port, ZONE="),
+        ({"dns_forward": ("10.0.0.1:0",)}, "--dns-forward: must have a port of 1..65535"),
+        ({"dns_forward": ("0.0.0.0",)}, "--dns-forward: must be the address of one server"),
+        ({"dns_forward": ("=10.0.0.1",)}, "--dns-forward: must name a zone before ="),
+        ({"dns_forward": ("a b=10.0.0.1",)}, "--dns-forward: must name a zone before ="),
+        ({"dns_forward": ("/nowhere",)}, "--dns-forward: cannot be read: No such file or directory (got '/nowhere')"),
+        ({"dns_forward": ("127.0.0.1:8600",)}, "--dns-forward: is this server itself"),
+        ({"dns_forward": ("[::1]:53",), "dns": ("[::]:53",)}, "--dns-forward: is this server itself"),
+        ({"dns_forward": ("a.cluster.local=10.0.0.1",)}, "--dns-forward: must not name our own zone, or one in it"),
+        (
+            {"dns_forward": tuple(f"10.0.0.{number}" for number in range(1, 18))},
+            "--dns-forward: must name at most 16 servers",
+        ),
+        ({"dns_forward_clients": ("10.0.0.1/8",)}, "--dns-forward-clients: must be networks such as 10.0.0.0/8"),
         ({"dns_consul_zone": "consul"}, "--dns-consul-zone: is not available in this version"),
         ({"tls_cert": "a.pem"}, "--tls-key (key tls.key): is required with the other two of --tls-cert, --tls-key and"),
         ({"tls_ca": "a.pem"}, "--tls-cert (key tls.cert): is required with the other two"),
