@@ -8,7 +8,6 @@ steadier figure. CPU is user + system time of every process of the three nodes, 
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import tempfile
 import time
@@ -17,18 +16,16 @@ from pathlib import Path
 import aiohttp
 
 from discovery.drill.load import session
-from discovery.testing.cluster import Cluster, children, running_cluster
+from discovery.testing.cluster import Cluster, running_cluster
+from discovery.testing.usage import whole_node_s
 
-TICKS = os.sysconf("SC_CLK_TCK")
 DURATION_S = 5.0
 IDLE_S = 10.0
 
 
 def cpu_s(cluster: Cluster) -> float:
     """CPU seconds used so far by all processes of all nodes."""
-    pids = [pid for node in cluster for pid in (node.supervisor, *children(node.supervisor))]
-    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
-    return sum(int(f[11]) + int(f[12]) for f in fields) / TICKS
+    return sum(map(whole_node_s, cluster))
 
 
 async def client(http: aiohttp.ClientSession, url: str, name: str, until: float, times: list[float]) -> None:

@@ -15,7 +15,9 @@ from discovery.drill.record import distribution
 from discovery.testing.cluster import Cluster, Node, eventually
 
 Say = Callable[[str], None]
-GAP_S_MAX = 8.0  # ten times the goal: CI asserts safety, the figures are printed
+# Ten times the goals: CI asserts safety, the figures are printed.
+KILL_GAP_S_MAX = 4.0
+PAUSE_GAP_S_MAX = 12.0
 SILENCE_S_MAX = 2.5
 HANDOVER_S_MAX = 1.0
 
@@ -105,7 +107,7 @@ async def test_killed_leaders_cost_no_write_no_instance_and_no_dns_answer(
             wrong = probe.wrong(f"{service}.default.svc.cluster.local", instances.expected(service), began, ended)
             assert not wrong, f"{name} left living instances out: {wrong[:2]}"
     assert not instances.re_registered, "a living instance was evicted"
-    assert max(gaps) < GAP_S_MAX
+    assert max(gaps) < KILL_GAP_S_MAX
     assert max(silences) < SILENCE_S_MAX
 
 
@@ -220,6 +222,7 @@ async def test_a_paused_leader_evicts_nobody_and_acknowledges_nothing(cluster: C
     say(f"write gap after SIGSTOP of the leader: {distribution(gaps)}")
     assert not [event for event in events if event["kind"] == "expired" and event["service"] != "ghost"]
     assert not instances.re_registered
+    assert max(gaps) < PAUSE_GAP_S_MAX
 
 
 async def _pause(http: aiohttp.ClientSession, cluster: Cluster, writers: Writers, number: int) -> float:
