@@ -22,6 +22,16 @@ _SILENT_PERIODS: Final = 3
 """A peer that did not answer for so many heartbeats is not waited for."""
 
 
+def _follows_closely(core: Core, settings: Settings, peer: str) -> bool:
+    """Whether a voter answers, and has what the log begins with: it could lead, or carry a majority, at once."""
+    if peer not in core.voters:
+        return False
+    node = core.nodes[peer]
+    silent_s = instant.now - core.responded[node]
+    near = node in core.connected and core.next[node] > core.first_index
+    return near and silent_s <= _SILENT_PERIODS * settings.append_period_s
+
+
 class Changes:
     """Runs inside the engine's pass. Outcomes gather in :attr:`resolved`."""
 
@@ -113,6 +123,10 @@ class Changes:
                 f"without {node} only {near} of {len(voters)} voters would be within reach: the cluster could not "
                 f"decide anything; bring the others back, or remove those first"
             )
+        # From then on every write waits for one of the rest: not for one that has stopped answering, or catches up.
+        close = sum(1 for peer in voters if peer == core.node_id or _follows_closely(core, self._settings, peer))
+        if 2 * close <= len(voters):
+            raise NotApplied(f"only {close} of {len(voters)} voters without {node} are in step: not now")
 
     def _near(self, peer: str) -> bool:
         core = self._core
@@ -188,19 +202,10 @@ class Handover:
         return float("inf") if self._to is None else self._to[1]
 
     def begin(self, peer: str) -> None:
-        """Hand over to ``peer``, if it is a voter that can take over, and this node leads."""
-        if self._core.ready and self._can_take_over(peer):
+        """Hand over to ``peer``, if it can take over and this node leads; asking again changes nothing."""
+        asked = self._to is not None and self._to[0] == peer
+        if not asked and self._core.ready and _follows_closely(self._core, self._settings, peer):
             self._to = (peer, instant.now + self._settings.transfer_s, False)
-
-    def _can_take_over(self, peer: str) -> bool:
-        """Whether a voter follows closely and answers: while it is waited for nothing is written and nobody evicted."""
-        core = self._core
-        if peer not in core.voters:
-            return False
-        node = core.nodes[peer]
-        silent_s = instant.now - core.responded[node]
-        near = node in core.connected and core.next[node] > core.first_index
-        return near and silent_s <= _SILENT_PERIODS * self._settings.append_period_s
 
     def end(self) -> None:
         """Leadership ended, with or without success."""
@@ -212,10 +217,12 @@ class Handover:
             return
         core = self._core
         peer, until, told = self._to
-        if instant.now >= until or not self._can_take_over(peer):
+        if instant.now >= until or not _follows_closely(core, self._settings, peer):
             self._to = None
         elif not told and core.match[core.nodes[peer]] == core.last_index:
             core.outbox.late.append((peer, Campaign(core.term)))
+            # Whoever does not campaign at once, or does not win, has its reasons: nothing is written meanwhile.
+            until = min(until, instant.now + _SILENT_PERIODS * self._settings.append_period_s)
             self._to = (peer, until, True)
 
     def on_campaign(self, peer: str, message: Campaign, campaign: Callable[[], None]) -> None:

@@ -19,6 +19,7 @@ from discovery.drill.load import Writers, running, session
 from discovery.testing.cluster import Cluster, Node, eventually, running_cluster
 
 GAP_S_MAX = 4.0  # several times what is seen: CI asserts safety, the figures are printed
+PLANNED_GAP_S_MAX = 1.0  # ten times what is promised of a planned end of a leadership
 Say = Callable[[str], None]
 
 
@@ -161,4 +162,4 @@ async def test_a_leader_is_removed_and_leadership_handed_over(
     with capsys.disabled():
         shown = ", ".join(f"{gap:.3f}" for gap in gaps)
         print(f"\n  write gaps: hand-over {shown} s; SIGTERM {term_gap:.3f} s; the leader removed {removal_gap:.3f} s")
-    assert max(*gaps, term_gap, removal_gap) < GAP_S_MAX
+    assert max(*gaps, term_gap, removal_gap) < PLANNED_GAP_S_MAX

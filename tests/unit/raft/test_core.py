@@ -325,6 +325,22 @@ def test_a_handover_to_a_node_without_a_connection_holds_up_no_write():
     assert rig["a"].answers == {b"x": 1}
 
 
+def test_a_handover_to_a_node_that_does_not_campaign_holds_up_writes_for_three_heartbeats_however_often_it_is_asked():
+    rig = Rig(3)
+    rig.elect("a")
+    rig["b"].engine._room.save.failed("it has no room for a snapshot", rig.now)
+    rig["a"].engine.transfer("b")
+    rig.settle()
+    rig.propose("a", b"x")
+    for _ in range(4):
+        rig["a"].engine.transfer("b")
+        rig.run(0.06)
+    assert b"x" not in rig["a"].answers
+    rig.run(0.1)
+    assert rig["a"].answers[b"x"] == 1
+    assert rig.leaders() == ["a"]
+
+
 def test_a_handover_to_a_node_that_falls_silent_holds_up_writes_for_three_heartbeats_only():
     rig = led_by_a()
     rig.stopped.add("b")

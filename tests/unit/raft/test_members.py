@@ -81,6 +81,19 @@ def test_a_learner_does_not_confirm_who_leads():
     assert rig["a"].answers["round"] == rig["a"].status.term
 
 
+def test_nobody_is_removed_while_the_rest_would_wait_for_one_that_is_not_in_step():
+    rig = led_by_a(3)
+    rig.stopped.add("c")
+    rig.run(0.5)
+    refused = rig.change("a", Remove("b"))
+    assert isinstance(refused, NotApplied)
+    assert "in step" in refused.detail
+    assert voters(rig, "a") == "abc"
+    rig.stopped.clear()
+    rig.run(0.2)
+    assert isinstance(rig.change("a", Remove("b")), Configuration)
+
+
 def two_halves_decide(rig: Rig) -> bool:
     """An isolated leader takes members out one after the other, and the others do without it."""
     rig.isolate("a")
