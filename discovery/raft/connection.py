@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from discovery import limits
 from discovery.errors import InvalidInput
 from discovery.raft import codec
-from discovery.raft.hello import Dialer, Handshake, Listener, Refused
+from discovery.raft.hello import TAG_BYTES, Dialer, Handshake, Listener, Refused, Seal
 from discovery.raft.secure import RECORDS, Stream
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._tls: Stream | None = None
+        self._sealing: Seal | None = None
+        self._unsealing: Seal | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refused = False
@@ -107,6 +109,8 @@ class Connection(asyncio.Protocol):
         transport, tls = self._transport, self._tls
         if transport is None or transport.is_closing():
             return
+        if self._sealing is not None:
+            frames = [part for frame in frames for part in (frame, self._sealing.tag(frame))]
         if tls is not None:
             self._seal(tls, frames)
         elif len(frames) == 1:
@@ -169,11 +173,14 @@ class Connection(asyncio.Protocol):
             (length,) = _LENGTH.unpack_from(buffer, at)
             self._check_length(length)
             end = at + _LENGTH.size + length
-            if end > len(buffer):
+            after = end if self._unsealing is None else end + TAG_BYTES
+            if after > len(buffer):
                 break
             with memoryview(buffer) as whole, whole[at + _LENGTH.size : end] as payload:
+                if self._unsealing is not None:
+                    self._unsealing.check(whole[at:end], whole[end:after])
                 self._take(payload)
-            at = end
+            at = after
         if at:
             del buffer[:at]
 
@@ -197,7 +204,9 @@ class Connection(asyncio.Protocol):
 
     def _open(self, announced: Announced) -> None:
         self._stop_timer()
+        assert self._handshake is not None
         self.peer = announced.node
+        self._sealing, self._unsealing = self._handshake.seals() or (None, None)
         self._handshake = None
         self._owner.opened(self, announced)
 

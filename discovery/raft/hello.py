@@ -11,8 +11,11 @@ The node with the lesser id dials::
 A proof is HMAC-SHA256 under the cluster secret over the role, both ids, both nonces and the announcement, so that
 none can be replayed, reflected or moved to another connection. Without a secret proofs are empty. Over TLS the id must
 moreover be a DNS name of the certificate that the other side proved (:meth:`Handshake.certified`). With neither, the
-transport lets only loopback peers in. A secret alone proves who is there and no more: the frames that follow are then
-neither hidden from nor protected against someone who can read or change packets on the way. TLS does both.
+transport lets only loopback peers in.
+
+With a secret and without TLS (protocol 2) every frame that follows carries a tag (:class:`Seal`) under keys of this
+connection, so that nobody on the way can change, replay, reorder or leave out one. Frames are not encrypted: TLS does
+that.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from discovery import limits
 from discovery.raft.founding import Announced
 
 PROTOCOL: Final = 1
+TAGGED: Final = 2
+"""The protocol whose frames carry tags."""
+TAG_BYTES: Final = 16
 NONCE_BYTES: Final = 32
 SECRET_BYTES_MIN: Final = 16
 
@@ -96,6 +102,33 @@ def decode_announced(data: bytes) -> Announced:
         raise Refused(f"sent an announcement that is none: {error}") from error
 
 
+class Seal:
+    """Makes, or expects, the tag after each frame of one direction of one connection: BLAKE2b under its own key.
+
+    The number of the frame goes in as the salt, so that each stands at its place in the stream.
+    """
+
+    __slots__ = ("_count", "_key")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._count = 0
+
+    def tag(self, frame: bytes | memoryview) -> bytes:
+        """The tag of the next frame."""
+        self._count = count = self._count + 1
+        return hashlib.blake2b(frame, digest_size=TAG_BYTES, key=self._key, salt=count.to_bytes(16, "big")).digest()
+
+    def check(self, frame: bytes | memoryview, tag: bytes | memoryview) -> None:
+        """Expect the tag of the next frame.
+
+        Raises:
+            Refused: it is another.
+        """
+        if not hmac.compare_digest(self.tag(frame), tag):
+            raise Refused("sent a message whose tag is wrong: it was changed, or one is missing, on the way")
+
+
 class Handshake(abc.ABC):
     """What both sides share. After an exchange :attr:`peer` says who the other is, :attr:`done` that both agree."""
 
@@ -139,15 +172,32 @@ class Handshake(abc.ABC):
                 f"or its certificate lacks the DNS name {self.peer_id}"
             )
 
+    @property
+    def protocol(self) -> int:
+        """What this side speaks."""
+        return TAGGED if self._secret is not None and self._names is None else PROTOCOL
+
+    def seals(self) -> tuple[Seal, Seal] | None:
+        """For what this side sends and receives after the handshake; ``None``: TLS does it, or nothing has to."""
+        if self._secret is None or self.protocol != TAGGED:
+            return None
+        dialing = isinstance(self, Dialer)
+        ids = (self._node, self.peer_id) if dialing else (self.peer_id, self._node)
+        of_dialer, of_listener = (Seal(self._mac(f"{role} frames", *ids)) for role in ("dialer", "listener"))
+        return (of_dialer, of_listener) if dialing else (of_listener, of_dialer)
+
     @abc.abstractmethod
     def _next(self, frame: _Frame) -> bytes | None:
         """Take a frame of this side's turn."""
 
     def _proof(self, role: str, dialer: str, listener: str, announced: bytes) -> bytes:
-        if self._secret is None:
-            return b""
+        return b"" if self._secret is None else self._mac(role, dialer, listener, announced)
+
+    def _mac(self, role: str, dialer: str, listener: str, announced: bytes = b"") -> bytes:
+        assert self._secret is not None
         nonces = (self._nonce, self._other_nonce) if self._node == dialer else (self._other_nonce, self._nonce)
-        parts = (b"discovery-peer-1", role.encode(), dialer.encode(), listener.encode(), *nonces, announced)
+        tag = b"discovery-peer-%d" % self.protocol
+        parts = (tag, role.encode(), dialer.encode(), listener.encode(), *nonces, announced)
         text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
         return hmac.new(self._secret, text, hashlib.sha256).digest()
 
@@ -173,7 +223,7 @@ class Dialer(Handshake):
 
     def first(self) -> bytes:
         """The payload of the first frame."""
-        return _encoder.encode(Hello(PROTOCOL, self._node, self.peer_id, self._nonce))
+        return _encoder.encode(Hello(self.protocol, self._node, self.peer_id, self._nonce))
 
     def _next(self, frame: _Frame) -> bytes | None:
         if isinstance(frame, Accepted) and self.peer is not None:
@@ -211,8 +261,10 @@ class Listener(Handshake):
         raise Refused(f"sent {type(frame).__name__} out of turn")
 
     def _welcome(self, hello: Hello) -> bytes:
-        if hello.protocol != PROTOCOL:
-            raise Refused(f"speaks protocol {hello.protocol}, this node {PROTOCOL}")
+        if hello.protocol not in (PROTOCOL, TAGGED):
+            raise Refused(f"speaks protocol {hello.protocol}, this node {self.protocol}")
+        if hello.protocol < self.protocol:
+            raise Refused("has no cluster secret, or a version that does not protect messages with it")
         if hello.to != self._node:
             raise Refused(f"{hello.node!r} looks for {hello.to!r}: its address for that leads here")
         if hello.node not in self._peers or hello.node >= self._node:

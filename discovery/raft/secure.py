@@ -27,15 +27,17 @@ _VERIFY: Final[dict[int, str]] = {
     (2, 18, 19, 20, 21), "shows a certificate of an authority that is not trusted here: compare --tls-ca of both"
 )
 
-# Reasons of OpenSSL; those with ALERT are the other side's words about us.
-_REASONS: Final[dict[str, str]] = {
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "shows no certificate: it needs --tls-cert, --tls-key and --tls-ca",
+# Reasons of OpenSSL: the other side's words about our certificate; a dialer hears them after its own handshake is done.
+_REFUSALS: Final[dict[str, str]] = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "wants a certificate of this node: it needs --tls-cert and --tls-key",
     "TLSV1_ALERT_UNKNOWN_CA": "does not trust the authority of this node's certificate: compare --tls-ca of both",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "refuses this node's certificate as expired: put a new one in its place here",
     "SSLV3_ALERT_BAD_CERTIFICATE": "refuses this node's certificate: its log says why",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "refuses this node's certificate: it must be for servers and clients",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "refuses this node's certificate: its log says why",
+}
+_REASONS: Final[dict[str, str]] = _REFUSALS | {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "shows no certificate: it needs --tls-cert, --tls-key and --tls-ca",
     "TLSV1_ALERT_PROTOCOL_VERSION": "does not speak TLS 1.3",
     "UNSUPPORTED_PROTOCOL": "does not speak TLS 1.3",
     "WRONG_VERSION_NUMBER": "does not speak TLS: it needs --tls-cert, --tls-key and --tls-ca, as this node has",
@@ -117,6 +119,6 @@ def _explain(error: ssl.SSLError, *, begun: bool) -> str:
         known = _VERIFY.get(error.verify_code)
         return known or f"shows a certificate that is refused: {error.verify_message}"
     reason = error.reason or str(error)
-    if begun and reason not in _REASONS:
+    if begun and reason not in _REFUSALS:
         return f"sent something that is no TLS record of this connection ({reason})"
     return _REASONS.get(reason) or f"failed in the TLS handshake ({reason})"

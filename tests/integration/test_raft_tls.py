@@ -162,6 +162,7 @@ async def test_stalled_handshakes_are_bounded_in_number_and_time_and_move_nobody
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(hello[: number * 7] if number % 2 else hello)  # half a hello, or one and then silence
             strangers.append((reader, writer))
+        await eventually(lambda: len(other.transport._handshakes) == limits.PEER_HANDSHAKES_MAX, WITHIN_S)
         for number in range(200):
             one.transport.send("n2", [frame(number)])
             await eventually(lambda n=number: ("message", n) in other.told, WITHIN_S)

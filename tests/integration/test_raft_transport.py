@@ -135,6 +135,20 @@ async def test_garbage_after_the_handshake_closes_the_connection_and_a_new_one_f
     await eventually(lambda: other.told == [("connected", "n1"), ("disconnected", "n1", True), ("connected", "n1")])
 
 
+async def test_a_message_that_somebody_put_in_on_the_way_ends_the_connection(pair, protection, caplog):
+    """What a stranger can do who got between two nodes: with TLS or a secret he cannot speak."""
+    if protection == "no secret":
+        pytest.skip("on loopback, without a secret, nothing is checked")
+    one, other = pair
+    one.transport.send("n2", [frame(1)])
+    await eventually(lambda: ("message", 1) in other.told)
+    one.transport._connections["n2"]._transport.write(frame(666) + bytes(16))
+    await eventually(lambda: ("disconnected", "n1", True) in other.told)
+    assert ("message", 666) not in other.told
+    word = "whose tag is wrong" if protection == "secret" else "no TLS record of this connection"
+    await eventually(lambda: word in caplog.text)
+
+
 async def test_an_end_is_told_at_once_as_a_hint_and_the_way_back_is_short(pair):
     one, other = pair
     begin = time.monotonic()

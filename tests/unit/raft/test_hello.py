@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 
 import msgspec
@@ -87,11 +88,12 @@ def test_ones_own_nonce_is_not_accepted_back():
 @pytest.mark.parametrize(
     ("hello", "why"),
     [
-        (Hello(2, "n1", "n2", b"d" * 32), "protocol 2"),
-        (Hello(1, "n1", "n3", b"d" * 32), "leads here"),
-        (Hello(1, "n9", "n2", b"d" * 32), "no peer"),
-        (Hello(1, "n3", "n2", b"d" * 32), "no peer that dials"),
-        (Hello(1, "n1", "n2", b"short"), "nonce"),
+        (Hello(3, "n1", "n2", b"d" * 32), "protocol 3"),
+        (Hello(1, "n1", "n2", b"d" * 32), "no cluster secret"),
+        (Hello(2, "n1", "n3", b"d" * 32), "leads here"),
+        (Hello(2, "n9", "n2", b"d" * 32), "no peer"),
+        (Hello(2, "n3", "n2", b"d" * 32), "no peer that dials"),
+        (Hello(2, "n1", "n2", b"short"), "nonce"),
     ],
 )
 def test_a_stranger_is_refused_before_he_learns_anything(hello, why):
@@ -141,3 +143,70 @@ def test_any_bytes_are_refused(payload):
 def test_an_announcement_too_long_for_a_frame_is_an_error_at_home():
     with pytest.raises(ValueError, match="too many for a handshake"):
         encode_announced(msgspec.structs.replace(announced("n1"), http="h" * 5000))
+
+
+# -- the tags of what follows -----------------------------------------------------------------------------------------
+
+
+def sealed(one, other):
+    """A frame's way there and back: (sending, expecting) of each direction."""
+    shake(one, other)
+    (from_one, to_one), (from_other, to_other) = one.seals(), other.seals()
+    return (from_one, to_other), (from_other, to_one)
+
+
+def test_with_a_secret_both_directions_are_tagged_under_keys_of_their_own():
+    there, back = sealed(dialer(), listener())
+    for number in range(3):
+        frame = b"frame %d" % number
+        for sending, expecting in (there, back):
+            expecting.check(frame, sending.tag(frame))
+    assert there[0].tag(b"x") != back[0].tag(b"x")
+
+
+@given(st.binary(max_size=300), st.integers(0, 10_000), st.integers(1, 255))
+def test_no_changed_frame_or_tag_passes(frame, at, flip):
+    (sending, expecting), _ = sealed(dialer(), listener())
+    whole = bytearray(frame + sending.tag(frame))
+    whole[at % len(whole)] ^= flip
+    with pytest.raises(Refused, match="tag is wrong"):
+        expecting.check(bytes(whole[:-16]), bytes(whole[-16:]))
+
+
+@pytest.mark.parametrize("order", [(0, 0), (1,), (0, 2), (1, 0)], ids=["replayed", "cut", "one left out", "swapped"])
+def test_a_frame_out_of_its_place_does_not_pass(order):
+    (sending, expecting), _ = sealed(dialer(), listener())
+    tagged = [(b"same", sending.tag(b"same")) for _ in range(3)]
+    *first, last = (tagged[position] for position in order)
+    with contextlib.suppress(Refused):
+        for one in first:
+            expecting.check(*one)
+    with pytest.raises(Refused, match="one is missing"):
+        expecting.check(*last)
+
+
+def test_what_was_said_on_another_connection_or_by_this_side_does_not_pass():
+    (sending, expecting), (_, own) = sealed(dialer(), listener())
+    (later, _), _ = sealed(dialer(nonce=b"e" * 32), listener())
+    with pytest.raises(Refused):
+        expecting.check(b"x", later.tag(b"x"))
+    with pytest.raises(Refused):
+        own.check(b"x", sending.tag(b"x"))
+
+
+@pytest.mark.parametrize("secret", [SECRET, None])
+def test_over_tls_or_without_a_secret_there_are_no_tags(secret):
+    one, other = dialer(secret), listener(secret)
+    if secret is not None:
+        one.certified(frozenset({"n2"}))
+        other.certified(frozenset({"n1"}))
+    shake(one, other)
+    assert (one.done, other.done, one.seals(), other.seals()) == (True, True, None, None)
+
+
+def test_nobody_on_the_way_can_talk_two_who_have_a_secret_out_of_tags():
+    one, other = dialer(), listener()
+    weaker = msgspec.msgpack.decode(one.first())
+    weaker[1] = 1
+    with pytest.raises(Refused, match="no cluster secret, or a version that does not protect messages"):
+        other.feed(msgspec.msgpack.encode(weaker))

@@ -69,6 +69,22 @@ def test_every_byte_arrives_in_order_however_the_wire_cuts_it(ours, parts, chunk
     assert heard == said
 
 
+def test_a_write_taken_in_parts_is_still_whole(ours):
+    taken = []
+
+    class Sparing:
+        """OpenSSL in a mode in which it takes some bytes at a time."""
+
+        def write(self, data):
+            taken.append(bytes(data[:3]))
+            return len(taken[-1])
+
+    one, _ = pair(ours["n1"], ours["n2"])
+    one._tls = Sparing()
+    one.seal(b"vote for me")
+    assert taken == [b"vot", b"e f", b"or ", b"me"]
+
+
 def refusals(client, server):
     """What each side says when they do not agree: the first to refuse, and the other once it hears the alert."""
     one, other = pair(client, server)
