@@ -15,7 +15,7 @@ from discovery.dns.mmsg import SLOTS, Slots
 
 _SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h
 _TIMESPEC: Final = struct.Struct("@qq")
-_LATE_S: Final = 0.5  # an answer that takes longer is lost
+_LATE_S: Final = 5.0  # an answer that takes longer is lost
 _PACE_S: Final = 0.0005
 
 

@@ -211,8 +211,9 @@ def read_framed(sock: socket.socket) -> bytes:
 def _exactly(sock: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        ready, _, _ = select.select([sock], [], [], WAIT_S_MAX)
-        part = sock.recv(count - len(data)) if ready else b""
+        poll = select.poll()  # also for a descriptor above 1,023
+        poll.register(sock, select.POLLIN)
+        part = sock.recv(count - len(data)) if poll.poll(1000 * WAIT_S_MAX) else b""
         if not part:
             raise EOFError(f"{len(data)} of {count} bytes")
         data += part
@@ -230,5 +231,5 @@ def _listener(family: int, host: str) -> socket.socket:
             except OSError:
                 sock.close()
                 continue
-        sock.listen(64)
+        sock.listen(1024)
         return sock
