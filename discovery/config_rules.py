@@ -232,6 +232,8 @@ def _numbers(config: Config, settings: Settings) -> None:
         ("dns.ttl", config.dns.ttl, 0, limits.DNS_TTL_S_MAX),
         ("dns.udp_max", config.dns.udp_max, 512, limits.DNS_UDP_BYTES_MAX),
         ("dns.max_answers", config.dns.max_answers, 1, limits.DNS_ANSWERS_MAX),
+        ("dns.rate_limit", config.dns.rate_limit, 0, limits.DNS_RATE_MAX),
+        ("dns.rate_slip", config.dns.rate_slip, 0, limits.DNS_RATE_MAX),
     ):
         if not least <= value <= most:
             settings.refuse(key, f"must be {least}..{most}", value)
@@ -241,6 +243,7 @@ def _networks(config: Config, settings: Settings) -> None:
     for key, texts in (
         ("dns.reverse_zones", config.dns.reverse_zones),
         ("dns.forward_clients", config.dns.forward_clients),
+        ("dns.rate_exempt", config.dns.rate_exempt),
     ):
         for text in texts:
             try:

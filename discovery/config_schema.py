@@ -62,6 +62,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("dns.ttl", "integer", "Default and cap of record TTLs, seconds  [5]"),
     Option("dns.udp_max", "integer", "Largest UDP answer, bytes  [1232]"),
     Option("dns.max_answers", "integer", "Most records of one type in an answer  [100]"),
+    Option("dns.rate_limit", "integer", "UDP answers a second to a network of clients, 0 = no limit  [200]"),
+    Option("dns.rate_slip", "integer", "Beyond the limit, every how manieth is answered with TC  [2]"),
+    Option("dns.rate_exempt", "list", "Networks of clients without that limit (repeat)  [private ones]"),
     Option("dns.forward", "list", "Server for names outside the zone: ADDRESS, ZONE=ADDRESS or a resolv.conf (repeat)"),
     Option("dns.forward_clients", "list", "Networks whose questions are sent on (repeat)  [loopback and private ones]"),
     Option("dns.reverse_zones", "list", "Networks whose PTR names are ours (repeat)"),
@@ -83,6 +86,10 @@ FORWARD_CLIENTS: Final = (
 )  # fmt: skip
 
 
+RATE_EXEMPT: Final = FORWARD_CLIENTS
+"""Networks of clients that are not limited: NAT puts whole hosts behind one address, and musl 1.2.3 has no TCP."""
+
+
 class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Section ``[http]``."""
 
@@ -100,6 +107,9 @@ class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: int = 5
     udp_max: int = 1232
     max_answers: int = limits.DNS_ANSWERS_MAX
+    rate_limit: int = 200
+    rate_slip: int = 2
+    rate_exempt: tuple[str, ...] = RATE_EXEMPT
     forward: tuple[str, ...] = ()
     forward_clients: tuple[str, ...] = FORWARD_CLIENTS
     reverse_zones: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")

@@ -26,6 +26,12 @@ class Options:
         self._node = node.encode()
         self._wall_clock = wall_clock
 
+    def believes(self, asked: Edns, client: bytes) -> bool:
+        """Whether the client has shown, by a cookie of ours, that the address is his."""
+        if asked.cookie is None or self.cookies is None:
+            return False
+        return self.cookies.is_valid(asked.cookie, client, int(self._wall_clock()))
+
     def of(self, query: Query, asked: Edns) -> bytes:
         """Options in reply to those of a question."""
         options = b""

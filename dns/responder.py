@@ -69,6 +69,7 @@ class Responder:
         composed: questions that were read and resolved in the general way.
         cache_hits, folded: answers that were ready, for the question as asked or for its lower case.
         dropped: messages that got no answer.
+        options: what is told in OPT records to who asks for it.
         errors: questions that met a bug of ours (each is in the log).
         forwards: whether a question with this answer gets none here but is sent on; ``None``: none is.
     """
@@ -91,7 +92,7 @@ class Responder:
         self.errors = 0
         self.forwards: Callable[[Query, Answer], bool] | None = None
         self._stale = False
-        self._options = Options(settings.node, cookies, wall_clock)
+        self.options = Options(settings.node, cookies, wall_clock)
         self._client_of: Callable[[Any], bytes] = client_of  # the address of whoever asks, by ``_place``
         self._place: Any = None
         self._cache = AnswerCache()
@@ -336,13 +337,13 @@ class Responder:
         ede = answer.ede
         if ede is None and self._stale and query.rclass == codes.IN and query.question and answer.authoritative:
             ede = codes.EDE_STALE
-        options = self._options.of(query, asked) if asked.has_options else b""
+        options = self.options.of(query, asked) if asked.has_options else b""
         return edns.write(self.settings.udp_max, answer.rcode, asked.dnssec_ok, ede, options)
 
     def _know(self, query: Query, idle_s: float | None) -> Query:
         """Note who asks and how, as far as an option of his makes it matter: the answer may come later."""
         query.idle_s = idle_s
-        if query.edns is not None and query.edns.cookie is not None and self._options.cookies is not None:
+        if query.edns is not None and query.edns.cookie is not None and self.options.cookies is not None:
             query.client = self._client_of(self._place)
         return query
 

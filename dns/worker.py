@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import ipaddress
 import logging
 import os
 import signal
@@ -23,12 +24,13 @@ from discovery import feed, process
 from discovery import log as logs
 from discovery.dns import codes
 from discovery.dns.cookies import Cookies
-from discovery.dns.forward import Forwarding
+from discovery.dns.forward import Forwarding, Front
+from discovery.dns.limiter import Limited, Limiter
 from discovery.dns.loop import READ, Loop
 from discovery.dns.responder import Responder
 from discovery.dns.settings import Settings
 from discovery.dns.tcp import TcpServer
-from discovery.dns.udp import UdpSocket
+from discovery.dns.udp import Server, UdpSocket
 from discovery.dns.view import View
 from discovery.dns.zone import Origin
 
@@ -56,6 +58,7 @@ class Worker:
         settings = msgspec.json.decode(options.settings, type=Settings)
         logs.setup(settings.log_format, settings.log_level, process=f"dns-{options.index}")
         self.responder = Responder(settings, discovery.__version__, Cookies(_cookie_secret(settings.cookie_fd)))
+        self._limiter = Limiter(settings.rate_limit, settings.rate_slip, settings.rate_exempt, time.monotonic)
         origin = Origin(options.zone.lower(), settings)
         self.view = View(self.loop, options.feed, options.index, origin, self.responder, time.monotonic)
         self.tcp = TcpServer(self.loop, self.responder.message, time.monotonic)
@@ -117,13 +120,19 @@ class Worker:
         batched = self.responder.settings.udp_batches
         for host, port in self.options.listen:
             front = self.forwarding.front() if self.forwarding is not None else None
-            self.udp.append(UdpSocket(self.loop, host, port, front or self.responder, batched=batched))
+            self.udp.append(UdpSocket(self.loop, host, port, self._server(host, front), batched=batched))
             if front is not None:
                 front.sock = self.udp[-1].sock
         for fd in self.options.tcp_fd:
             self.tcp.listen(fd)
         self.view.join()
         log.info("on the port", extra={"synced": self.view.synced})
+
+    def _server(self, host: str, front: Front | None) -> Server:
+        """Who answers at an address: nobody but ourselves asks at a loopback one."""
+        server = front or self.responder
+        is_limited = self.responder.settings.rate_limit and not ipaddress.ip_address(host).is_loopback
+        return Limited(server, self.responder, self._limiter) if is_limited else server
 
     def _leave(self) -> None:
         """Answer what has arrived already, then go; what waits for another server has a moment for it."""
@@ -147,6 +156,8 @@ class Worker:
             "dns_queries_total": responder.queries,
             "dns_cache_hits_total": responder.ready_answers,
             "dns_dropped_total": responder.dropped,
+            "dns_rate_slipped_total": self._limiter.slipped,
+            "dns_rate_dropped_total": self._limiter.dropped,
             "dns_truncated_total": responder.truncated,
             "dns_errors_total": responder.errors,
             "dns_send_failures_total": sum(sock.lost for sock in self.udp),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from discovery.testing.dns_case import instance, instance_record
+from discovery.testing.dns_case import instance, instance_record, question
 from discovery.testing.dns_worker import DnsWorker, FeedNode
 
 WEB = "web.default.svc.cluster.local"
@@ -96,3 +97,29 @@ def test_dig_finds_edns_as_it_should_be(dig: Callable[..., str], arguments: tupl
     assert f"status: {status}" in said
     assert re.search(r"EDNS: version: 0, flags:( do)?; udp: 1232", said), said
     assert ("flags: do" in said) == ("+dnssec" in arguments)
+
+
+def test_who_asks_too_much_is_told_to_use_tcp_or_a_cookie_and_then_answered(
+    tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
+    require_tool("dig", "bind9-dnsutils")
+    node = FeedNode(tmp_path / "feed")
+    limited = {"rate_limit": 20, "rate_slip": 1, "rate_exempt": ["10.0.0.0/8"], "log_level": "warning"}
+    with DnsWorker(node.path, host="0.0.0.0", settings=limited) as worker:
+        node.accept()
+        node.sync([instance_record(instance("web", "web-0", "10.0.0.1"))])
+        asked = question(WEB, edns=1232)
+        flags: set[int] = set()
+        end = time.monotonic() + 30
+        with worker.udp() as sock:
+            sock.settimeout(30)
+            while flags != {0, 2} and time.monotonic() < end:  # bursts: within one second also on a slow machine
+                for _ in range(60):
+                    sock.send(asked)
+                flags |= {sock.recv(65535)[2] & 2 for _ in range(60)}
+        assert flags == {0, 2}, "whole answers first, then those with TC"
+        command = ["dig", "@127.0.0.1", "-p", str(worker.port), "+short", "+tries=3", "+time=10", WEB]
+        for way in ("+nocookie", "+cookie"):
+            ran = subprocess.run([*command, way], capture_output=True, text=True, timeout=60, check=False)
+            assert ran.stdout == "10.0.0.1\n", ran.stdout + ran.stderr
+    node.close()

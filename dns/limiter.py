@@ -1,0 +1,191 @@
+"""Response-rate limiting: no reflector for those who write somebody else's address on their questions.
+
+No sockets. A network of clients (IPv4 /24, IPv6 /56) gets so many answers a second; of those beyond, every ``slip``-th
+question gets an empty answer with TC, so that a real client comes again by TCP, and the others none. A client that
+sends a cookie gets BADCOOKIE and his cookie instead (RFC 7873 section 5.2.3); with one of ours he is not limited.
+
+It costs nothing until there is reason: while a worker has fewer questions a second than one client may ask, nobody's
+address is looked at. Memory is bounded by construction: clients share 65,536 counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, Final
+
+from discovery import limits
+from discovery.dns import codes, edns, wire
+from discovery.dns.mmsg import Slots
+from discovery.dns.options import client_of
+from discovery.dns.responder import Responder
+from discovery.dns.sections import Answer
+from discovery.dns.udp import Server
+from discovery.dns.wire import Query
+
+_WINDOW_S: Final = 1.0
+_V4_PREFIX_BYTES: Final = 3
+_V6_PREFIX_BYTES: Final = 7
+_KNOWN_CLIENTS: Final = 4096  # whose exemption is remembered
+_TC_BYTE: Final = 2
+_NO_QUESTION_BYTES: Final = 2  # less than a header: no answer
+
+
+class Verdict(Enum):
+    """What becomes of a question."""
+
+    ANSWER = "answer"
+    SLIP = "slip"
+    DROP = "drop"
+
+
+class Limiter:
+    """Counts questions by client network.
+
+    Args:
+        rate: questions a second that a network may ask; more than 0.
+        slip: of the questions beyond, each how manieth is answered briefly; 0: none.
+        exempt: networks in CIDR text that may ask as they like.
+        clock: monotonic seconds.
+
+    Attributes:
+        slipped, dropped: questions of clients who ask too much that got a brief answer, or none.
+    """
+
+    def __init__(self, rate: int, slip: int, exempt: Iterable[str], clock: Callable[[], float]) -> None:
+        self.slipped = 0
+        self.dropped = 0
+        self._rate = rate
+        self._slip = slip
+        self._networks = [ipaddress.ip_network(text, strict=False) for text in exempt]
+        self._clock = clock
+        self._until = 0.0
+        self._total = 0
+        self._counts: dict[int, int] = {}
+        self._is_exempt = functools.lru_cache(_KNOWN_CLIENTS)(self._find)
+
+    def is_busy(self, count: int) -> bool:
+        """Whether, with ``count`` questions more, anybody may have asked too much in this second."""
+        now = self._clock()
+        if now >= self._until:
+            self._until = now + _WINDOW_S
+            self._total = 0
+            self._counts.clear()
+        self._total += count
+        return self._total > self._rate
+
+    def judge(self, client: bytes) -> Verdict:
+        """Count a question of a client (4 or 16 bytes of address)."""
+        if self._is_exempt(client):
+            return Verdict.ANSWER
+        prefix = client[: _V6_PREFIX_BYTES if len(client) == 16 else _V4_PREFIX_BYTES]
+        bucket = hash(prefix) % limits.DNS_RATE_COUNTS_MAX  # keyed by the process, so nobody can choose whom he meets
+        count = self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        beyond = count - self._rate
+        if beyond <= 0:
+            return Verdict.ANSWER
+        return Verdict.SLIP if self._slip and beyond % self._slip == 0 else Verdict.DROP
+
+    def _find(self, client: bytes) -> bool:
+        address = ipaddress.ip_address(client)
+        return any(address in network for network in self._networks)
+
+
+class Limited:
+    """A server whose clients are limited.
+
+    Args:
+        server: answers who does not ask too much.
+        responder: whose cookies those are.
+    """
+
+    def __init__(self, server: Server, responder: Responder, limiter: Limiter) -> None:
+        self._server = server
+        self._responder = responder
+        self._limiter = limiter
+
+    def serve(self, batch: list[tuple[bytes, Any]]) -> list[tuple[bytes, Any]]:
+        """Replies to datagrams, with where they go."""
+        if not self._limiter.is_busy(len(batch)):
+            return self._server.serve(batch)
+        passed, brief = [], []
+        for packet, address in batch:
+            client = client_of(address)
+            verdict = self._judge(packet, client)
+            if verdict is Verdict.ANSWER:
+                passed.append((packet, address))
+            elif reply := self._beyond(verdict, packet, client):
+                brief.append((reply, address))
+        return self._server.serve(passed) + brief
+
+    def serve_slots(self, slots: Slots, count: int) -> int:
+        """The same where datagrams lie in slots; how many got no reply now."""
+        if not self._limiter.is_busy(count):
+            return self._server.serve_slots(slots, count)
+        brief = self._hold(slots, count)
+        silent = self._server.serve_slots(slots, count)
+        for slot, reply in brief:
+            start, length = slots.starts[slot], len(reply)
+            slots.memory[start - 2 : start - 2 + length] = reply
+            slots.lengths[slot] = length
+        return silent - len(brief)
+
+    def _hold(self, slots: Slots, count: int) -> list[tuple[int, bytes]]:
+        """Take questions of who asks too much out of the batch; those that get a brief answer, with it."""
+        brief = []
+        for slot in range(count):
+            client = slots.client(slot)
+            verdict = self._limiter.judge(client)
+            if verdict is Verdict.ANSWER:
+                continue
+            start, size = slots.starts[slot] - 2, slots.sizes[slot]
+            packet = slots.memory[start : start + size]
+            if self._believes(packet, client):
+                continue
+            slots.sizes[slot] = _NO_QUESTION_BYTES
+            if reply := self._beyond(verdict, packet, client):
+                brief.append((slot, reply))
+        return brief
+
+    def _judge(self, packet: bytes, client: bytes) -> Verdict:
+        verdict = self._limiter.judge(client)
+        return Verdict.ANSWER if verdict is not Verdict.ANSWER and self._believes(packet, client) else verdict
+
+    def _believes(self, packet: bytes, client: bytes) -> bool:
+        """Whether the client has shown, by a cookie of ours, that the address is his."""
+        query = _read(packet)
+        asked = query.edns if query is not None else None
+        return asked is not None and self._responder.options.believes(asked, client)
+
+    def _beyond(self, verdict: Verdict, packet: bytes, client: bytes) -> bytes:
+        query = _read(packet) if verdict is Verdict.SLIP else None
+        if query is None:
+            self._limiter.dropped += 1
+            return b""
+        self._limiter.slipped += 1
+        return self._brief(query, client)
+
+    def _brief(self, query: Query, client: bytes) -> bytes:
+        """No longer than the question, but for what an OPT record holds: nobody gains by asking for it."""
+        asked, options = query.edns, self._responder.options
+        if asked is None or asked.cookie is None or options.cookies is None:
+            opt = edns.write(self._responder.settings.udp_max, 0, asked.dnssec_ok, None) if asked is not None else b""
+            reply = bytearray(wire.compose(query, Answer(authoritative=False), wire.TCP_BYTES_MAX, opt))
+            reply[_TC_BYTE] |= wire.TC >> 8
+            return bytes(reply)
+        query.client = client
+        answer = Answer(rcode=codes.BADCOOKIE, authoritative=False)
+        opt = edns.write(
+            self._responder.settings.udp_max, answer.rcode, asked.dnssec_ok, None, options.of(query, asked)
+        )
+        return wire.compose(query, answer, wire.TCP_BYTES_MAX, opt)
+
+
+def _read(packet: bytes) -> Query | None:
+    """The question, ``None`` when it deserves no answer but a complaint: who asks too much gets none."""
+    try:
+        return wire.read(packet)
+    except wire.Refused:
+        return None
