@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from discovery import launch, listen, log, process, upgrade
+from discovery import __version__, launch, listen, log, process, progress, upgrade
 from discovery.channel import Channel
 from discovery.child import Child
 from discovery.config_schema import Config
@@ -86,6 +86,7 @@ class Supervisor:
         self._node = Child("node", self._start_node)
         self._workers = [Child(f"dns-{index}", self._start_worker) for index in range(lines.config.dns.workers)]
         self._leaving: dict[Child, int] = {}  # former workers that a successor replaces, and their index
+        self._progress = progress.Teller(lines.directory, __version__, handover.counts if handover else (0, 0, 0))
         self._control: Channel | None = None
         self._serving: list[int] = []
         self._node_ready = False
@@ -107,6 +108,7 @@ class Supervisor:
             while not self._finished():
                 self._upgrade()
                 self._start_due()
+                self._progress.tell(self._trial, self._roll, self._node, self._workers)
                 for key, _ in self._selector.select(self._timeout_s()):
                     key.data()
                 self._reap()
@@ -223,16 +225,18 @@ class Supervisor:
         """SIGUSR2: have the installed version try itself, then become it."""
         trying = self._trial is not None and self._trial.popen is not None
         if self._phase != "running" or not self._ready or trying or self._roll is not None:
-            logger.warning("SIGUSR2: not now, the node is starting, ending or changing to another version")
+            self._progress.refuse("SIGUSR2: not now, the node is starting, ending or changing to another version")
             return
-        logger.info("SIGUSR2: trying the installed version")
+        self._progress.begin("SIGUSR2: trying the installed version")
         self._trial = Child("the trial", lambda child: upgrade.preflight())
         self._trial.start(time.monotonic())
+        if self._trial.popen is None:
+            self._progress.fail("the trial of the installed version cannot be started; this one goes on")
 
     def _on_trial(self, status: int) -> None:
         self._trial = None
         if status:
-            logger.error("the installed version does not work (its words stand above); this one goes on")
+            self._progress.fail("the installed version does not work (its words stand above); this one goes on")
         elif self._phase == "running":
             self._become()
 
@@ -240,7 +244,7 @@ class Supervisor:
         """Re-execute. Signals stay pending until the new version can take them."""
         control = self._control
         if control is None:
-            logger.error("the node process is just being restarted: send SIGUSR2 again")
+            self._progress.fail("the node process is just being restarted: send SIGUSR2 again")
             return
         handover = upgrade.Handover(
             *self._launch.sockets.descriptors(),
@@ -248,12 +252,13 @@ class Supervisor:
             control=(control.sock.fileno(), control.received),
             node=self._node.pid or 0,
             workers=tuple(worker.pid or 0 for worker in self._workers),
+            counts=self._progress.counts,
         )
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             upgrade.execute(handover)
         except OSError as problem:
-            logger.error("cannot change to the installed version: %s", problem)
+            self._progress.fail(f"cannot change to the installed version: {problem}")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 

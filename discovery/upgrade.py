@@ -39,6 +39,7 @@ class Handover(msgspec.Struct, frozen=True):
         control: descriptor of the channel to the node process, and what was read of an unfinished line.
         node: process id, 0 when it was just being restarted.
         workers: process ids by index, 0 likewise.
+        counts: upgrades begun, refused and failed so far, this one included.
     """
 
     http: tuple[int, ...]
@@ -48,6 +49,7 @@ class Handover(msgspec.Struct, frozen=True):
     control: tuple[int, bytes]
     node: int
     workers: tuple[int, ...]
+    counts: tuple[int, int, int] = (1, 0, 0)
 
     def listeners(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Descriptors of the listening sockets: HTTP, DNS, Raft."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from discovery import __version__
-from discovery.cli import catalogue, certs, cluster, drill, instance, kv, run, serve, snapshot
+from discovery.cli import catalogue, certs, cluster, drill, instance, kv, run, serve, snapshot, upgrade
 
 EPILOG = """\b
 Try it:
@@ -46,6 +46,7 @@ for command in (
     cluster.status,
     drill.drill,
     snapshot.snapshot,
+    upgrade.upgrade,
     certs.certs,
 ):
     group.add_command(command)

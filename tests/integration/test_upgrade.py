@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -116,3 +119,42 @@ def test_a_supervisor_that_dies_after_an_upgrade_takes_its_children_with_it(clus
     assert node.process is not None
     node.process.wait()
     node.process = None
+
+
+def command(node: Node, *more: str) -> subprocess.CompletedProcess[str]:
+    """``discovery upgrade``, as an operator types it on the node's host."""
+    line = [str(Path(sys.executable).with_name("discovery")), "upgrade", "--data-dir", str(node.data), *more]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_watches_until_all_processes_are_new(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    process, workers = node.node_process(), node.worker_processes()
+    done = command(node)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"node process {node.node_process()} is started" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("done in")
+    assert node.node_process() != process
+    assert not set(node.worker_processes()) & set(workers)
+    again = json.loads(command(node, "--json").stdout)
+    assert again["node"][1] == node.node_process()
+    assert sorted(again["workers"][1]) == sorted(node.worker_processes())
+
+
+def test_the_command_says_that_a_version_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{broken}:{before}")
+    with running_cluster(tmp_path / "data", size=1) as cluster:
+        node = cluster.nodes[0]
+        process = node.node_process()
+        (broken / "uvloop.py").write_text("raise ImportError('this version is broken')\n")
+        refused = command(node)
+        assert refused.returncode == 1
+        assert "the installed version does not work" in refused.stderr
+        assert "nothing has changed" in refused.stderr
+        assert node.node_process() == process
+        node.terminate()
+        nobody = command(node)
+        assert (nobody.returncode, "no node runs on the data directory" in nobody.stderr) == (1, True)
