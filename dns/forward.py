@@ -70,7 +70,7 @@ class Forwarding:
         random = secrets.SystemRandom().getrandbits
         self._listen = listen
         self._files = _versions(settings.forward)
-        pools = _pools(settings.forward, listen)
+        pools = _pools(settings.forward, listen, ())
         self._routes = Routes(pools)
         self._policy = Policy(origin, self._routes, settings.forward_clients)
         sockets = Sockets(loop, clock, random)
@@ -162,7 +162,7 @@ class Forwarding:
         files = _versions(entries)
         if files != self._files:
             self._files = files
-            pools = _pools(entries, self._listen)
+            pools = _pools(entries, self._listen, self.forwarder.upstreams)
             if pools.keys() == self.forwarder.pools.keys():
                 self.forwarder.use(pools)
 
@@ -274,9 +274,9 @@ def _joined(own: Answer, target: Labels, found: Answer) -> Answer:
     )  # fmt: skip
 
 
-def _pools(entries: Sequence[str], listen: Sequence[tuple[str, int]]) -> dict[Labels, Pool]:
-    """Servers by zone, as the entries name them; one that is in two zones is one server."""
-    known: dict[tuple[str, int], Upstream] = {}
+def _pools(entries: Sequence[str], listen: Sequence[tuple[str, int]], before: Sequence[Upstream]) -> dict[Labels, Pool]:
+    """Servers by zone, as the entries name them; one that is in two zones, or was there before, is one server."""
+    known = {(upstream.host, upstream.port): upstream for upstream in before}
     zones: dict[Labels, dict[Upstream, None]] = {}
     for entry in entries:
         try:

@@ -6,6 +6,7 @@ Inside it the node listens on 127.0.0.53:53, as a container's nameserver would; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -37,6 +38,23 @@ int main(int argc, char **argv) {
     }
     return 0;
 }
+"""
+
+OUTSIDE = f"""
+import threading
+from discovery.testing.upstream import Upstream, reply_to
+RECORDS = {{"A": "www.example.com. 60 IN A 192.0.2.7", "AAAA": "www.example.com. 60 IN AAAA 2001:db8::7"}}
+SOA = "example.com. 60 IN SOA ns.example.com. root.example.com. 1 2 3 4 60"
+def behave(server, packet, stream):
+    import dnslib
+    asked = dnslib.DNSRecord.parse(packet).q
+    found = str(asked.qname).lower() == "www.example.com."
+    record = RECORDS.get(dnslib.QTYPE.get(asked.qtype)) if found else None
+    answer = reply_to(packet, *filter(None, [record]), rcode="NOERROR" if found else "NXDOMAIN", authority=SOA)
+    return [bytes(answer.pack())]
+server = Upstream(behave, "{NAMESERVER}", 5300)
+print("ready", flush=True)
+threading.Event().wait()
 """
 
 
@@ -80,19 +98,41 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with serving("alone", tmp_path_factory.mktemp("host")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def forwarding_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A node that sends names outside its zone on to a server that knows one of them."""
+    with serving("forwarding", tmp_path_factory.mktemp("host"), "--dns-forward", f"{NAMESERVER}:5300") as made:
+        line = ["ip", "netns", "exec", made.name, sys.executable, "-P", "-c", OUTSIDE]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield made
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@contextlib.contextmanager
+def serving(kind: str, folder: Path, *options: str) -> Iterator[Host]:
+    """A network namespace of its own with a node in it."""
     from discovery.testing.needs import require_root, require_tool
 
     require_root()
     require_tool("ip", "iproute2")
     require_tool("curl", "curl")
-    name, folder = f"discovery-{os.getpid()}", tmp_path_factory.mktemp("host")
+    name = f"discovery-{os.getpid()}-{kind}"
     etc = Path("/etc/netns") / name
     etc.mkdir(parents=True)
     (etc / "resolv.conf").write_text(f"nameserver {NAMESERVER}\nsearch {SEARCH}\noptions ndots:5\n")
     subprocess.run(["ip", "netns", "add", name], check=True)
     subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
     line = ["ip", "netns", "exec", name, sys.executable, "-P", "-m", "discovery", "serve"]
-    line += ["--data-dir", str(folder / "data"), "--dns", f"{NAMESERVER}:53", "--dns-workers", "1"]
+    line += ["--data-dir", str(folder / "data"), "--dns", f"{NAMESERVER}:53", "--dns-workers", "1", *options]
     out = (folder / "out").open("w+")
     process = subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -170,6 +210,27 @@ def test_a_service_of_sixty_instances_resolves_with_and_without_tcp(
     found = host.lookup(library(programs, require_tool, libc), "many")
     # musl 1.2.3 has no TCP and takes what the truncated UDP answer holds; glibc asks again over TCP.
     assert len(found) == 60 if libc == "glibc" else len(found) >= 20
+
+
+@pytest.mark.parametrize("libc", ["glibc", "musl"])
+def test_one_nameserver_line_resolves_names_inside_and_outside(
+    forwarding_host: Host, programs: dict[str, str], require_tool: Callable[[str, str], str], libc: str
+) -> None:
+    host, program = forwarding_host, library(programs, require_tool, libc)
+    host.register("inside", "a", '{"address": "10.1.2.3"}')
+    host.settings("default", "door", '{"type": "external", "external_name": "www.example.com"}')
+    outside = ["192.0.2.7", "2001:db8::7"]
+    for name, addresses in (
+        ("inside", ["10.1.2.3"]),
+        ("inside.default", ["10.1.2.3"]),
+        ("www.example.com", outside),
+        ("WWW.Example.com.", outside),
+        ("door", outside),
+        ("localhost.", ["127.0.0.1", "::1"]),
+    ):
+        assert host.lookup(program, name) == addresses, name
+    for name in ("absent", "absent.default", "absent.example.com", "absent.default.svc.cluster.local", "a.invalid"):
+        assert host.run(program, name).stdout.strip() in NOT_FOUND, name
 
 
 def test_curl_reaches_a_service_by_its_short_name(

@@ -1,0 +1,295 @@
+"""Questions on their way to other servers, in virtual time: who is asked when, who is told what, what stays bounded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from discovery import limits
+from discovery.dns import codes, name
+from discovery.dns.forward_cache import ForwardCache, Key
+from discovery.dns.forward_core import FORGERIES_MAX, RETRY_S, STAGGER_S, Forwarder
+from discovery.dns.forward_flight import STALE_S, Attempt
+from discovery.dns.forward_health import FAILURES_MAX, Pool, Upstream
+from discovery.dns.sections import Answer
+from discovery.testing.upstream import reply_to
+
+OWN = b"ourselves"[:8]
+RECORD = "www.example.com. 60 IN A 192.0.2.1"
+
+
+class World:
+    """Servers, a clock, and what was sent to whom."""
+
+    def __init__(self, servers: int = 2, seed: int = 0) -> None:
+        self.now = 1000.0
+        self.open: list[Attempt] = []
+        self.sent: list[tuple[str, bool, float]] = []
+        self.told: list[Answer] = []
+        self.can_send = True
+        self.servers = [Upstream(f"10.0.0.{number + 1}", 53) for number in range(servers)]
+        self.pool = Pool(self.servers)
+        rng = random.Random(seed)
+        self.core = Forwarder({(): self.pool}, ForwardCache(), self, rng.getrandbits, OWN)
+
+    def start(self, attempt: Attempt) -> bool:
+        if self.can_send:
+            self.open.append(attempt)
+            self.sent.append((attempt.upstream.host, attempt.stream, round(self.now - 1000.0, 3)))
+        return self.can_send
+
+    def stop(self, attempt: Attempt) -> None:
+        if attempt in self.open:
+            self.open.remove(attempt)
+
+    def ask(self, text: str = "www.example.com", client: str = "a", **fields: Any) -> Answer | None:
+        labels = name.from_text(text)
+        key = Key(labels, codes.A, False, False, ())
+        asked = fields.pop("asked", name.wire(labels) + b"\0\1\0\1")
+        return self.core.ask(key, fields.pop("path", []), asked, client, self.now, self.told.append)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + max(self.core.tick(self.now), 0.001))
+        self.core.tick(self.now)
+
+    def reply(self, attempt: Attempt, *records: str, **fields: Any) -> None:
+        packet = bytes(reply_to(attempt.sent.packet, *records, **fields).pack())
+        self.core.received(attempt, packet, self.now)
+
+
+def test_the_next_server_is_asked_when_the_first_is_silent_and_the_first_answer_counts() -> None:
+    world = World()
+    assert world.ask() is None
+    world.run(STAGGER_S)
+    assert [(host, at) for host, _, at in world.sent] == [("10.0.0.1", 0.0), ("10.0.0.2", STAGGER_S)]
+    world.reply(world.open[1], RECORD)
+    assert [answer.rcode for answer in world.told] == [codes.NOERROR]
+    assert world.open == []
+    assert (world.servers[0].failures, world.servers[1].failures) == (1, 0)
+
+
+def test_a_late_answer_of_the_first_counts_too() -> None:
+    world = World()
+    world.ask()
+    world.run(STAGGER_S)
+    world.reply(world.open[0], RECORD)
+    assert len(world.told) == 1
+    assert world.servers[0].failures == 0
+
+
+def test_a_silent_lone_server_is_asked_again_and_in_the_end_nobody_answered() -> None:
+    world = World(servers=1)
+    world.ask()
+    world.run(limits.DNS_FORWARD_S_MAX)
+    assert [at for _, _, at in world.sent] == [0.0, RETRY_S, 2 * RETRY_S, 3 * RETRY_S]
+    assert [(answer.rcode, answer.ede) for answer in world.told] == [(codes.SERVFAIL, codes.EDE_NOBODY_REACHED)]
+    assert world.open == []
+    assert len(world.core) == 0
+    assert world.servers[0].failures == 1  # one question, one failure, however often it was sent
+
+
+def test_when_all_fail_at_once_nobody_waits() -> None:
+    world = World()
+    world.ask()
+    for _ in world.servers:
+        world.core.failed(world.open[0], world.now)
+    assert [answer.rcode for answer in world.told] == [codes.SERVFAIL]
+
+
+def test_when_nothing_can_be_sent_the_answer_is_there_at_once() -> None:
+    world = World()
+    world.can_send = False
+    found = world.ask()
+    assert found is not None
+    assert found.rcode == codes.SERVFAIL
+    assert world.core.waiting == 0
+
+
+def test_a_short_name_is_unknown_when_nobody_answers() -> None:
+    world = World()
+    world.ask("web")
+    world.run(limits.DNS_FORWARD_S_MAX)
+    assert [answer.rcode for answer in world.told] == [codes.NXDOMAIN]
+
+
+def test_servfail_of_one_is_an_answer_of_the_next() -> None:
+    world = World()
+    world.ask()
+    world.reply(world.open[0], rcode="SERVFAIL")
+    assert [host for host, _, _ in world.sent] == ["10.0.0.1", "10.0.0.2"]
+    world.reply(world.open[0], RECORD)
+    assert [answer.rcode for answer in world.told] == [codes.NOERROR]
+
+
+def test_many_who_ask_are_told_once_each_and_one_question_is_sent() -> None:
+    world = World()
+    for number in range(20):
+        assert world.ask(client=str(number)) is None
+    assert len(world.sent) == 1
+    world.reply(world.open[0], RECORD)
+    assert len(world.told) == 20
+    assert world.core.waiting == 0
+    assert world.ask() is not None
+
+
+def test_forgeries_are_counted_and_too_many_move_the_question_to_tcp() -> None:
+    world = World()
+    world.ask()
+    good = bytes(reply_to(world.open[0].sent.packet, RECORD).pack())
+    forged = bytes((good[0] ^ 1,)) + good[1:]
+    for _ in range(FORGERIES_MAX):
+        assert world.told == []
+        world.core.received(world.open[0], forged, world.now)
+    assert [stream for _, stream, _ in world.sent] == [False, True]
+    world.reply(world.open[0], RECORD)
+    assert len(world.told) == 1
+    assert world.servers[0].mismatched == FORGERIES_MAX
+
+
+def test_what_was_known_is_told_after_a_while_and_the_question_goes_on() -> None:
+    world = World(servers=1)
+    world.ask()
+    world.reply(world.open[0], RECORD.replace(" 60 ", " 1 "))
+    world.run(2.0)
+    assert world.ask() is None
+    world.run(STALE_S)
+    assert [answer.ede for answer in world.told] == [None, codes.EDE_STALE]
+    assert len(world.core) == 1
+    world.reply(world.open[-1], RECORD)
+    found = world.ask()
+    assert found is not None
+    assert found.ede is None
+
+
+def test_when_all_are_down_what_was_known_is_told_at_once_and_they_are_asked_all_the_same() -> None:
+    world = World(servers=1)
+    world.ask()
+    world.reply(world.open[0], RECORD.replace(" 60 ", " 1 "))
+    world.run(2.0)
+    for number in range(FAILURES_MAX):
+        world.ask(f"n{number}.example.com")
+        world.run(limits.DNS_FORWARD_S_MAX)
+    assert world.pool.is_down
+    before = len(world.sent)
+    found = world.ask()
+    assert found is not None
+    assert found.ede == codes.EDE_STALE
+    assert len(world.sent) == before + 1
+
+
+def test_a_server_that_is_down_is_asked_last_and_looked_after_until_it_answers() -> None:
+    world = World()
+    first, second = world.servers
+    for number in range(FAILURES_MAX):
+        first.mean_s, second.mean_s = 0.0, 1.0
+        world.ask(f"n{number}.example.com")
+        world.run(STAGGER_S)
+        attempt = next(one for one in world.open if one.upstream is second)
+        world.reply(attempt, RECORD)
+    assert first.is_down
+    world.sent.clear()
+    world.ask("later.example.com")
+    assert [host for host, _, _ in world.sent] == [second.host]
+    world.reply(world.open[-1], RECORD)
+    for _ in range(4):
+        world.run(60.0)
+    probes = [attempt for attempt in world.open if attempt.flight is None]
+    asked = [host for host, _, _ in world.sent].count(first.host)
+    assert 5 <= asked <= 60  # at growing intervals, at most 30 s
+    while not probes:
+        world.run(1.0)
+        probes = [attempt for attempt in world.open if attempt.flight is None]
+    world.reply(probes[0], rcode="REFUSED")  # any answer shows that it lives
+    assert not first.is_down
+
+
+def test_a_question_that_was_here_before_goes_no_further() -> None:
+    world = World()
+    found = world.ask(path=[b"somebody", OWN])
+    assert found is not None
+    assert found.rcode == codes.SERVFAIL
+    assert world.ask(path=[bytes((number,)) * 8 for number in range(4)]) is not None
+    assert world.core.loops == 2
+    assert world.sent == []
+
+
+def test_our_own_letters_give_a_loop_away() -> None:
+    world = World()
+    world.ask()
+    found = world.ask(asked=world.open[0].sent.question)
+    assert found is not None
+    assert world.core.loops == 1
+    assert world.ask(asked=name.wire(name.from_text("www.example.com")) + b"\0\1\0\1") is None
+
+
+def test_who_asks_much_leaves_room_for_who_comes_after() -> None:
+    world = World(servers=1)
+    greedy = [world.ask(f"g{number}.example", client="greedy") for number in range(2 * limits.DNS_FORWARDS_MAX)]
+    assert greedy.count(None) == limits.DNS_FORWARDS_MAX // 2
+    others = [world.ask(f"o{number}.example", client=f"other {number}") for number in range(50)]
+    assert others.count(None) == 50
+    assert world.core.waiting <= limits.DNS_FORWARDS_MAX
+    assert world.core.overloaded > 0
+    world.run(limits.DNS_FORWARD_S_MAX)
+    assert world.core.waiting == 0
+    assert len(world.told) == greedy.count(None) + 50
+
+
+def test_at_the_end_everybody_is_told() -> None:
+    world = World()
+    world.ask()
+    world.ask("other.example")
+    world.core.close(world.now)
+    assert [answer.rcode for answer in world.told] == [codes.SERVFAIL] * 2
+    assert world.open == []
+
+
+ACTS = st.sampled_from(["ask", "ask", "answer", "cut", "servfail", "formerr", "fail", "forge", "swap", "noise", "wait"])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(ACTS, st.integers(0, 50)), max_size=120), st.integers(0, 3), st.integers(1, 4))
+def test_whatever_happens_everybody_is_told_once_in_time_and_nothing_stays_open(
+    acts: list[tuple[str, int]], seed: int, servers: int
+) -> None:
+    world = World(servers, seed)
+    asked = at_once = 0
+    for what, number in acts:
+        if what == "ask":
+            asked += 1
+            at_once += world.ask(f"name{number % 5}.example.com", client=str(number % 3)) is not None
+        elif what == "wait":
+            world.run(number / 25)
+        elif world.open:
+            HAPPENS[what](world, world.open[number % len(world.open)])
+    assert world.core.waiting == asked - at_once - len(world.told)
+    world.run(limits.DNS_FORWARD_S_MAX)
+    assert len(world.told) == asked - at_once
+    assert world.core.waiting == len(world.core) == 0
+    assert all(attempt.flight is None for attempt in world.open)
+
+
+def broken(change: Callable[[bytes], bytes]) -> Callable[[World, Attempt], None]:
+    def happen(world: World, attempt: Attempt) -> None:
+        packet = bytes(reply_to(attempt.sent.packet, RECORD).pack())
+        world.core.received(attempt, change(packet), world.now)
+
+    return happen
+
+
+HAPPENS: dict[str, Callable[[World, Attempt], None]] = {
+    "answer": lambda world, attempt: world.reply(attempt, RECORD),
+    "cut": lambda world, attempt: world.reply(attempt, RECORD, tc=1),
+    "servfail": lambda world, attempt: world.reply(attempt, rcode="SERVFAIL"),
+    "formerr": lambda world, attempt: world.reply(attempt, rcode="FORMERR"),
+    "fail": lambda world, attempt: world.core.failed(attempt, world.now),
+    "forge": broken(lambda packet: bytes((packet[0] ^ 1,)) + packet[1:]),
+    "swap": broken(lambda packet: packet[:12] + packet[12:30].swapcase() + packet[30:]),
+    "noise": broken(lambda packet: packet[:-3]),
+}
