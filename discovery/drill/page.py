@@ -56,10 +56,11 @@ def page(report: Report) -> str:
 def _head(report: Report) -> Iterator[str]:
     total, passed = len(report.rehearsed), sum(result.verdict == PASSED for result in report.rehearsed)
     yield '<p class="kicker">Rehearsal of failures</p>'
+    all_of_them = f"all {total} rehearsals" if total > 1 else "its rehearsal"
     if report.called_off:
         yield f'<h1 class="{FAILED}"><span>✗</span> Called off: {passed} of {total} rehearsals passed until then</h1>'
     elif report.ok:
-        yield f'<h1 class="{PASSED}"><span>✓</span> The cluster passed all {total} rehearsals</h1>'
+        yield f'<h1 class="{PASSED}"><span>✓</span> The cluster passed {all_of_them}</h1>'
     else:
         yield f'<h1 class="{FAILED}"><span>✗</span> The cluster passed {passed} of {total} rehearsals</h1>'
     nodes = ", ".join(f"<b>{escape(node)}</b> ({escape(url)})" for node, url in report.nodes.items())

@@ -147,7 +147,7 @@ class Stage:
         await self.actor.do(undo, node)
         await self.target.wait_ready(node, RECOVER_S_MAX)
         del self._broken[node]
-        self.notes.outages.setdefault(node, []).append(Span(since, time.monotonic()))
+        self._note_outage(node, undo, since)
         await self.target.wait_healthy(RECOVER_S_MAX)
         self.mark(f"{node} serves again", act=False)
 
@@ -168,6 +168,11 @@ class Stage:
             del self._broken[node]
             with contextlib.suppress(Unfit):
                 await self.target.wait_ready(node, wait_s)
+            self._note_outage(node, undo, since)
+
+    def _note_outage(self, node: str, undo: str, since: float) -> None:
+        """Until now the node was down, and that was our doing; one that was cut off must go on answering."""
+        if undo != UNDO["partition"]:
             self.notes.outages.setdefault(node, []).append(Span(since, time.monotonic()))
 
     # Instances that die

@@ -98,6 +98,8 @@ def test_a_leader_that_is_truly_cut_off_is_replaced_and_comes_back(scene: Scene,
     assert leaders[0] == victim
     assert {None, victim} < set(leaders) or len(set(leaders)) > 1, "another one led meanwhile"
     assert f"heal {victim}" in marks
+    assert report["results"][0]["timeline"]["down"] == {}, "a node that is cut off is not excused from answering"
+    assert measures[f"dns_gap.{victim}"] < 2.5
     assert 'role="img"' in (tmp_path / "r.html").read_text()
     assert scene.cut_off() == []
     assert left_behind(scene.cluster.nodes[0]) == ([], [])

@@ -217,3 +217,8 @@ def test_numbers_of_marks_never_overlap(moments: Sequence[float]) -> None:
 
 def test_a_scenario_without_any_time_can_be_drawn() -> None:
     assert svg(timeline(Evidence(Span(5, 5)), [], []), "nothing").startswith("<svg")
+
+
+def test_one_rehearsal_is_not_called_all_of_them() -> None:
+    assert "The cluster passed its rehearsal</h1>" in page(report(passed()))
+    assert "The cluster passed all 2 rehearsals</h1>" in page(report(passed(), passed("node-kill")))
