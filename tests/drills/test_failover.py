@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from base64 import b64decode
 from collections.abc import Callable
 
 import aiohttp
@@ -29,18 +30,18 @@ def probes_of(cluster: Cluster, instances: Instances) -> dict[str, DnsProbe]:
 
 async def missing_writes(http: aiohttp.ClientSession, node: Node, writers: Writers) -> list[str]:
     """The acknowledged keys that a node does not hold with their value."""
-    gate = asyncio.Semaphore(32)
+    held: dict[str, bytes] = {}
+    query = {"prefix": "true", "limit": "5000"}
+    while True:
+        async with http.get(f"{node.url}/api/v1/kv/{writers.prefix}/", params=query) as response:
+            page = await response.json()
+        held |= {item["key"]: b64decode(item["value_base64"]) for item in page["items"]}
+        if "next" not in page:
+            return [key for key, value in writers.acknowledged().items() if held.get(key) != value]
+        query["after"] = page["next"]
 
-    async def held(key: str, value: bytes) -> bool:
-        async with gate, http.get(f"{node.url}/api/v1/kv/{key}") as response:
-            return response.status == 200 and await response.read() == value
 
-    acknowledged = list(writers.acknowledged().items())
-    found = await asyncio.gather(*(held(key, value) for key, value in acknowledged))
-    return [key for (key, _), there in zip(acknowledged, found, strict=True) if not there]
-
-
-async def until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -58,7 +59,7 @@ async def applied_everywhere(http: aiohttp.ClientSession, cluster: Cluster) -> N
                 found.add(response.headers["X-Registry-Revision"] if response.status == 200 else "none")
         return found
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(now := await revisions()) != 1 or "none" in now:
         assert time.monotonic() < deadline, f"nodes stay apart: {now}"
         await asyncio.sleep(0.1)
