@@ -45,6 +45,9 @@ async def cluster(call: Call) -> web.Response:
         "history": store.history,
         "level": status.level,
         "braked": len(store.braked_leases()),
+        "processes": [
+            {"name": name, "starts": starts, "held": held} for name, starts, held in call.registry.hub.children
+        ],
         "members": [_member(member) for member in status.members],
     }
     return call.read(shown, store.revision, store.revision)

@@ -2,7 +2,8 @@
 
 One JSON object a line, over a socket pair made anew for each node process:
 
-* to the node: ``{"workers": [[index, pid], …]}`` whenever that list changes, with ``"reload": true`` on SIGHUP;
+* to the node: ``{"workers": [[index, pid], …]}`` whenever that list changes, with ``"reload": true`` on SIGHUP, and
+  with ``"children": [[name, starts, seconds held back], …]``;
 * from the node: ``{"ready": true}`` once; until then ``{"waiting": "…"}``; ``{"serving": [pid, …]}``, the workers that
   have joined their port; ``{"fatal": {"exit": 1 | 2, "text": "…"}}`` before it ends for a reason that a restart cannot
   mend.
@@ -14,8 +15,11 @@ import contextlib
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+from discovery.child import Child
 
 logger: Final = logging.getLogger("discovery.supervisor")
 
@@ -32,13 +36,17 @@ class Channel:
         self.open = True
         self._take = take
 
-    def tell_workers(self, workers: Sequence[tuple[int, int]], *, reload: bool = False) -> None:
-        """Send the list of (index, pid), and whether to read the certificate again.
+    def tell_workers(
+        self, workers: Sequence[tuple[int, int]], children: Sequence[Child] = (), *, reload: bool = False
+    ) -> None:
+        """Send the list of (index, pid), how ``children`` are started again, and whether to read the certificate again.
 
         A node that is dying does not read it; its death is handled on its own.
         """
         with contextlib.suppress(OSError):
-            self.sock.sendall(json.dumps({"workers": workers, "reload": reload}).encode() + b"\n")
+            now = time.monotonic()
+            told = {"workers": workers, "reload": reload, "children": [child.told(now) for child in children]}
+            self.sock.sendall(json.dumps(told).encode() + b"\n")
 
     def read(self) -> None:
         """Take what the node says. A closed channel is not its death: that comes as SIGCHLD."""

@@ -61,6 +61,10 @@ class Child:
         """Its process id while it runs."""
         return self.popen.pid if self.popen else None
 
+    def told(self, now: float) -> tuple[str, int, float]:
+        """Its name, how often it was started, and for how many seconds its next start is held back (0: it is not)."""
+        return self.name, self.starts, 0.0 if self.due is None else round(max(0.0, self.due - now), 3)
+
     def adopt(self, pid: int) -> None:
         """It runs already, as process ``pid``; 0: it does not, and is due."""
         if pid:

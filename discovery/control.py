@@ -21,13 +21,18 @@ logger: Final = logging.getLogger(__name__)
 SEND_S_MAX: Final = 1.0
 
 WorkerList = list[tuple[int, int]]
+ChildList = list[tuple[str, int, float]]
 
 
 class FromSupervisor(msgspec.Struct, frozen=True):
-    """``workers``: (index, pid) of every DNS worker that runs. ``reload``: read the files of the certificate again."""
+    """``workers``: (index, pid) of every DNS worker that runs. ``reload``: read the files of the certificate again.
+
+    ``children``: name, starts, and seconds for which the next start is held back, of each process of this node.
+    """
 
     workers: WorkerList
     reload: bool = False
+    children: ChildList = []
 
 
 class Control:
@@ -39,6 +44,7 @@ class Control:
         self._said = ""
         self._on_workers: Callable[[WorkerList], None] = lambda workers: None
         self._on_reload: Callable[[], None] | None = None
+        self.children: ChildList = []
         sock.settimeout(SEND_S_MAX)
 
     def listen(self, on_workers: Callable[[WorkerList], None], on_reload: Callable[[], None] | None = None) -> None:
@@ -88,6 +94,7 @@ class Control:
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
             told = msgspec.json.decode(line, type=FromSupervisor)
+            self.children = told.children
             self._on_workers(told.workers)
             if told.reload and self._on_reload is not None:
                 self._on_reload()

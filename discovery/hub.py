@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from discovery import feed, limits
@@ -74,6 +74,7 @@ class Hub:
         self._on_serving: Callable[[list[int]], None] = lambda pids: None
         self._serving: list[int] = []
         self.killed = 0
+        self.children: Sequence[tuple[str, int, float]] = ()
 
     # Life
 

@@ -7,7 +7,7 @@ A label is never a name that a client can choose: routes are those of the table,
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
@@ -35,6 +35,7 @@ class Workers(Protocol):
     """Who knows about DNS workers: the hub."""
 
     killed: int
+    children: Sequence[tuple[str, int, float]]
 
     def stats(self) -> Mapping[int, Iterable[Sample]]:
         """What each worker said last about itself, by worker index."""
@@ -246,6 +247,17 @@ class _WorkerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every sample of every worker."""
         hub = self._node.hub
+        starts = CounterMetricFamily(
+            "discovery_process_starts",
+            "Starts of node process and DNS workers.",
+            labels=("process",),
+        )
+        text = "How long the next start of a process is held back; 0: it runs. As of its last end or start."
+        held = GaugeMetricFamily("discovery_process_held_seconds", text, labels=("process",))
+        for name, count, seconds in hub.children:
+            starts.add_metric((name,), count)
+            held.add_metric((name,), seconds)
+        yield from (starts, held)
         yield _counter("discovery_dns_workers_killed", "DNS workers killed because they did not follow.", hub.killed)
         families: dict[str, Metric] = {}
         for worker, samples in sorted(hub.stats().items()):

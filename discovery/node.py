@@ -32,7 +32,7 @@ from discovery.api.server import Server
 from discovery.config_rules import read_secret
 from discovery.config_schema import Config
 from discovery.consensus import Tasks
-from discovery.control import Control
+from discovery.control import Control, WorkerList
 from discovery.credentials import Files
 from discovery.dns.resolver import Resolver
 from discovery.dns.settings import Settings as DnsSettings
@@ -133,7 +133,7 @@ class Node:
         self._hub.on_serving(self._control.serving)
         if self._keeper is not None:
             self._spawn("certificate", self._keeper.run())
-        self._control.listen(self._hub.set_workers, self._keeper.ask if self._keeper else None)
+        self._control.listen(self._set_workers, self._keeper.ask if self._keeper else None)
         await self._registry.start()
         await self._raft.start([socket.socket(fileno=settings.raft_fd)])
         if self._raft.cluster:  # what a new node waits for is told by the API
@@ -141,6 +141,10 @@ class Node:
         listeners = [socket.socket(fileno=fd) for fd in settings.http_fds]
         self._server = self._http()
         self._runner = await app.serve(self._server, listeners, shutdown_timeout_s=HTTP_CUT_S)
+
+    def _set_workers(self, workers: WorkerList) -> None:
+        self._hub.children = self._control.children
+        self._hub.set_workers(workers)
 
     def _http(self) -> Server:
         config = self._settings.config

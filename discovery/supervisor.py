@@ -363,7 +363,7 @@ class Supervisor:
         running = [(index, worker.pid) for index, worker in enumerate(self._workers) if worker.pid is not None]
         running += [(index, former.pid) for former, index in self._leaving.items() if former.pid is not None]
         if self._control is not None:
-            self._control.tell_workers(running, reload=reload)
+            self._control.tell_workers(running, (self._node, *self._workers), reload=reload)
 
     def _read_control(self) -> None:
         if self._control is not None:

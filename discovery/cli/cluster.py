@@ -117,6 +117,12 @@ def _level(cluster: Mapping[str, Any]) -> str | None:
     return f"{level}; {highest} once all know it" + (f", not yet: {', '.join(held)}" if held else "")
 
 
+def _restarts(child: Mapping[str, Any]) -> str:
+    """How often a process was started, and whether the next start waits because it ends again and again."""
+    held = f"; it ends again and again: next start held back for {child['held']:g} s" if child["held"] else ""
+    return f"started {child['starts']} times{held}"
+
+
 def _last_contact(member: Mapping[str, Any]) -> str | None:
     ago = member.get("last_contact_ms")
     return None if ago is None else f"{ago:g} ms ago"
@@ -158,6 +164,8 @@ def status(as_json: bool, servers: list[str], token: str, timeout_s: float) -> N
         pairs += [("ready", "yes" if ready.ok else "no")]
         told = [(member["id"], member.get("problem")) for member in cluster["members"]]
         pairs += [(f"{node} cannot write", problem) for node, problem in told if problem]
+        again = [one for one in cluster.get("processes", ()) if one["starts"] > 1 or one["held"]]
+        pairs += [(one["name"], _restarts(one)) for one in again]
         if braked := cluster.get("braked"):
             pairs += [("held back", f"{braked} expired leases, by the brake of their services (discovery services)")]
         click.echo(output.fields(pairs))

@@ -251,3 +251,16 @@ def test_a_restart_shows_nobody_the_past_again(own_node: Node) -> None:
 
     eventually(both, what="an answer of each kind")
     assert set(seen) <= {"SERVFAIL", "NOERROR", 200}
+
+
+def test_a_process_that_ends_again_and_again_is_seen(own_node: Node) -> None:
+    for count in (2, 3):
+        os.kill(own_node.worker_processes()[0], signal.SIGKILL)
+
+        def started(count: int = count) -> bool:
+            processes = own_node.request("GET", "cluster").json()["processes"]
+            worker = next(one for one in processes if one["name"] == "dns-0")
+            return worker == {"name": "dns-0", "starts": count, "held": 0.0} and bool(own_node.worker_processes())
+
+        eventually(started, 30, f"start number {count}")
+    assert 'discovery_process_starts_total{process="dns-0"} 3.0' in own_node.request("GET", "/metrics").body.decode()

@@ -34,7 +34,7 @@ def shown(http: HttpCounters, certificate: CertificateStatus | None = None, **ch
         status=lambda: status,
         evictions=SimpleNamespace(evicted=6),
         lead=SimpleNamespace(stalls=4),
-        hub=SimpleNamespace(killed=1, stats=lambda: {0: WORKER, 1: WORKER[:1]}),
+        hub=SimpleNamespace(killed=1, stats=lambda: {0: WORKER, 1: WORKER[:1]}, children=[("dns-0", 4, 0.8)]),
         **changed,
     )
     text = Exposition(registry, http, SimpleNamespace(connection_count=5, refused=2)).text().decode()
@@ -47,6 +47,8 @@ def test_the_nodes_numbers_are_shown() -> None:
     assert values["discovery_registry_revision"] == 44
     assert values["discovery_feature_level"] == 1
     assert values["discovery_feature_level_known"] == 2
+    assert values["discovery_process_starts"] == 4
+    assert values["discovery_process_held_seconds"] == 0.8
     assert values["discovery_disk_full"] == 1
     assert values["discovery_disk_full_batches"] == 2
     assert values["discovery_disk_log_bytes"] == 4096

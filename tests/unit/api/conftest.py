@@ -75,7 +75,8 @@ class StandIn:
         self.node_id = "n1"
         self.evictions = SimpleNamespace(evicted=0)
         self.lead = SimpleNamespace(stalls=0)
-        self.hub = SimpleNamespace(killed=0, stats=lambda: {0: (Sample("dns_queries_total", (), 5),)})
+        samples = {0: (Sample("dns_queries_total", (), 5),)}
+        self.hub = SimpleNamespace(killed=0, children=[("node", 1, 0.0)], stats=lambda: samples)
         self.index = 0
         self.now_ms = START_MS
         self.failure: errors.RegistryError | None = None

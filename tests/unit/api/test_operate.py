@@ -65,6 +65,7 @@ async def test_the_cluster_is_shown_as_this_node_sees_it(client: Any) -> None:
         "history": "h1",
         "level": 2,
         "braked": 0,
+        "processes": [{"name": "node", "starts": 1, "held": 0.0}],
         "members": [
             {
                 "id": "n1",

@@ -90,6 +90,8 @@ ROWS: list[tuple[str, str, object, str]] = [
     ("status", "GET /api/v1/cluster", MIXED | {"level": 2}, "level     2\n"),
     ("status", "GET /api/v1/cluster", CLUSTER | {"braked": 3}, "held back  3 expired leases"),
     ("members", "GET /api/v1/cluster", MIXED, "0.2      2"),
+    ("status", "GET /api/v1/cluster", CLUSTER | {"processes": [{"name": "dns-0", "starts": 7, "held": 1.6}]},
+     "dns-0     started 7 times; it ends again and again: next start held back for 1.6 s"),
 ]  # fmt: skip
 
 
