@@ -25,6 +25,7 @@ from discovery.dns.wire import Query
 from discovery.dns.zone import Catalogue, Origin
 
 SHAPES_MAX: Final = 4096
+_UNDERSCORE: Final = ord("_")
 _AFTER_ID: Final = struct.Struct("!HHHHH")  # flags and four counts
 _FIXED: Final = struct.Struct("!HHI")
 _NAME_AT: Final = wire.HEADER_BYTES - 2  # offsets here count from behind the id
@@ -296,11 +297,9 @@ def is_absent(catalogue: Catalogue, labels: Sequence[bytes]) -> bool:
         return count > 6 or _is_absent_near_apex(catalogue, labels)
     if labels[-1] != b"svc":
         return True
-    if labels[-3].startswith(b"_"):  # to browse
-        return False
     view = catalogue.find(labels[-2], labels[-3])
     if view is None:
-        return True
+        return labels[-3][0] != _UNDERSCORE  # a name to browse may be there
     if count == 3:
         return False
     first = labels[0]
