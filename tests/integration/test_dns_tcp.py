@@ -191,6 +191,20 @@ def test_patience_ends_by_the_clock(bench: Bench) -> None:
         sock.close()
 
 
+def test_clients_are_told_to_close_when_places_run_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DNS_TCP_CONNECTIONS_MAX", 4)
+    told = []
+    monkeypatch.setattr(bench.server, "answer", lambda message, client, idle_s: told.append((client, idle_s)) or b"")
+    connections = []
+    for _ in range(4):
+        connections.append(bench.connect())
+        connections[-1].sendall(b"\0\1a")
+        bench.turn()
+    assert told == [("127.0.0.1", limits.DNS_TCP_IDLE_S_MAX)] * 3 + [("127.0.0.1", 0.0)]
+    for sock in connections:
+        sock.close()
+
+
 def test_the_quietest_gives_way_when_all_places_are_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DNS_TCP_CONNECTIONS_MAX", 3)
     first, second, third = (bench.connect() for _ in range(3))

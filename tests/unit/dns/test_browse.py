@@ -117,6 +117,17 @@ def test_instances_come_and_go_at_once() -> None:
         zone.drop_instance("default", f"new{number}", "n")  # type: ignore[union-attr]
 
 
+def test_a_second_service_of_a_type_is_seen_where_one_alone_was_told() -> None:
+    server = responder(catalogue())
+    kind = "_http._tcp.other.svc.cluster.local."
+    for _ in range(3):
+        assert pointers(server, kind) == {"far-0._http._tcp.far.other.svc.cluster.local."}
+    server.catalogue.put_instance(  # type: ignore[union-attr]
+        instance("near", "n", "10.0.4.1", ports={"http": 1}, namespace="other")
+    )
+    assert len(pointers(server, kind)) == 2
+
+
 def test_of_many_instances_as_many_as_an_answer_holds_are_told_in_turn() -> None:
     specs = [instance(f"s{n % 30}", f"i{n}", f"10.0.{n}.1", ports={"http": 80}) for n in range(120)]
     server = responder(Registry().put(*specs), Settings(max_answers=10))
