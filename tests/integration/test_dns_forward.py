@@ -437,3 +437,22 @@ def test_counters_tell_what_became_of_the_questions(workers: Workers) -> None:
     assert found["dns_upstream_answers_total"] == 1
     assert found["dns_upstream_up"] == 1
     assert found["dns_dropped_total"] == 0
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize(("wildcard", "asked"), [("0.0.0.0", "127.0.0.9"), ("::", "::1")])
+def test_a_late_answer_comes_from_the_address_that_was_asked(
+    tmp_path: Path, wildcard: str, asked: str, batched: bool
+) -> None:
+    node = FeedNode(tmp_path / "feed")
+    with upstream(honest(RECORD)) as server:
+        options = {"forward": [server.address], "udp_batches": batched}
+        with DnsWorker(node.path, host=wildcard, settings=options) as worker:
+            node.accept()
+            node.sync()
+            with socket.socket(worker.listener.family, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(PATIENCE_S)
+                sock.connect((asked, worker.port))  # takes nothing from another address
+                sock.send(question(OUTSIDE, rd=True))
+                assert data(dnslib.DNSRecord.parse(sock.recv(512))) == ["192.0.2.7"]
+    node.close()

@@ -152,6 +152,27 @@ def test_forgeries_are_counted_and_too_many_move_the_question_to_tcp() -> None:
     assert world.servers[0].mismatched == FORGERIES_MAX
 
 
+def test_an_answer_in_other_letters_is_not_taken_but_asked_for_over_tcp() -> None:
+    world = World()
+    world.ask()
+    HAPPENS["swap"](world, world.open[0])
+    assert world.told == []
+    assert [stream for _, stream, _ in world.sent] == [False, True]
+    HAPPENS["swap"](world, world.open[0])  # over TCP nobody forges who does not see the connection
+    assert len(world.told) == 1
+
+
+def test_an_answer_cut_short_is_asked_for_over_tcp_and_half_of_it_given_only_when_that_fails() -> None:
+    world = World(servers=1)
+    world.ask()
+    world.reply(world.open[0], RECORD, tc=1)
+    assert world.told == []
+    assert [stream for _, stream, _ in world.sent] == [False, True]
+    world.core.failed(world.open[0], world.now)
+    assert [(answer.truncated, len(answer.answer)) for answer in world.told] == [(True, 1)]
+    assert world.ask() is None  # half an answer is not kept
+
+
 def test_what_was_known_is_told_after_a_while_and_the_question_goes_on() -> None:
     world = World(servers=1)
     world.ask()
