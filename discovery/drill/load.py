@@ -87,6 +87,7 @@ class Instances:
     zone: str = "cluster.local"
     beats: dict[str, list[Beat]] = field(default_factory=dict)
     re_registered: list[str] = field(default_factory=list)
+    _over: bool = field(default=False, init=False)
 
     def place(self, number: int) -> tuple[str, str, str]:
         """(service, id, address) of instance ``number``."""
@@ -136,16 +137,22 @@ class Instances:
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         """Heartbeat until cancelled."""
+        self._over = False
         async with asyncio.TaskGroup() as tasks:
             for number in range(self.count):
                 tasks.create_task(self._live(session, number))
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self._over = True  # for one whose own cancellation is lost in a timeout that comes with it
+                raise
 
     async def _live(self, session: aiohttp.ClientSession, number: int) -> None:
         service, instance, _ = self.place(number)
         beats = self.beats.setdefault(instance, [])
         node = number
         await asyncio.sleep(self.ttl_s / 3 * number / self.count)
-        while True:
+        while not self._over:
             sent = time.monotonic()
             status = await self._send(session, node, "PUT", self._path(service, instance) + "/heartbeat")
             beats.append(Beat(sent, time.monotonic(), status))
