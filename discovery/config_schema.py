@@ -72,9 +72,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("raft.listen", "text", "Raft address  [127.0.0.1:8300]", short="raft"),
     Option("raft.advertise", "text", "Raft address that peers dial, HOST:PORT"),
     Option("raft.secret_file", "text", "File with the cluster secret"),
-    Option("tls.cert", "text", "Certificate file"),
-    Option("tls.key", "text", "Key file"),
-    Option("tls.ca", "text", "File of trusted authorities"),
+    Option("tls.cert", "text", "Certificate of this node, shown to peers; its id is a DNS name in it"),
+    Option("tls.key", "text", "Key of that certificate"),
+    Option("tls.ca", "text", "Authorities that peers' certificates must be of"),
     Option("log.format", "text", "text or json  [text]"),
     Option("log.level", "text", "debug, info, warning or error  [info]"),
 )
