@@ -140,13 +140,17 @@ class Operator:
     def _remove(self, leader: SimNode, name: str) -> None:
         if name not in leader.engine.members()[1].members:
             self._next(f"{name} removed")
-        elif name != "n9" and len(leader.engine.members()[0].voters()) <= FEWEST:
+        elif name != "n9" and not self._lost(name) and len(leader.engine.members()[0].voters()) <= FEWEST:
             self._next(f"{name} stays: haste removed another")
         elif leader.name == name:
             leader.engine.transfer(self._choose(leader))
             leader.wake()
         else:
             self._ask(leader, Remove(name))
+
+    def _lost(self, name: str) -> bool:
+        """Whether its disk was lost: then it goes also when haste has removed another meanwhile."""
+        return self._simulation.host(name).empty
 
     def _replace(self, leader: SimNode, name: str) -> None:
         """A member's disk is lost; he is removed, and added as somebody new."""

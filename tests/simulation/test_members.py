@@ -22,6 +22,10 @@ def test_one_becomes_three(first):
     assert main(["--seeds", f"{first}..{first + CHUNK - 1}", "--nodes", "1"]) == 0
 
 
+def test_a_wiped_one_is_replaced_also_when_haste_removed_another_meanwhile():
+    assert main(["--seeds", "69", "--nodes", "3"]) == 0
+
+
 def test_runs_change_what_they_are_there_to_change():
     runs = [simulate(seed, Plan(chaos_s=14.0)) for seed in range(1, 6)]
     done = " ".join(" ".join(steps) for _, steps, _ in runs)
