@@ -93,7 +93,8 @@ def question(
     header = wire.HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0)
     opt = b""
     if edns:
-        option = _OPTION.pack(PATH_OPTION, PATH_ID_BYTES * len(path)) + b"".join(path) if path else b""
+        ids = b"".join(path)
+        option = _OPTION.pack(PATH_OPTION, len(ids)) + ids if ids else b""
         opt = _OPT.pack(0, codes.OPT, SIZE, _TTL_DO if dnssec_ok else 0, len(option)) + option
     return Sent(ident, asked, header + asked + opt, edns)
 
@@ -255,6 +256,8 @@ def _path(options: bytes) -> list[bytes]:
         at += _OPTION.size
         if code == PATH_OPTION:
             data = options[at : at + length]
+            if len(data) % PATH_ID_BYTES:  # made up by a client: no server of ours wrote it
+                return []
             return [data[start : start + PATH_ID_BYTES] for start in range(0, len(data), PATH_ID_BYTES)]
         at += length
     return []

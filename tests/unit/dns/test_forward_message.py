@@ -176,7 +176,17 @@ def test_no_broken_answer_is_too_much(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_are_too_much_to_look_for_a_path_in(packet: bytes) -> None:
-    assert all(len(one) <= forward_message.PATH_ID_BYTES for one in forward_message.path(packet))
+    assert all(len(one) == forward_message.PATH_ID_BYTES for one in forward_message.path(packet))
+
+
+@given(st.binary(max_size=60))
+def test_whatever_a_client_says_its_path_is_we_ask_well_formed_questions(made_up: bytes) -> None:
+    asked = dnslib.DNSRecord.question("example.com")
+    asked.add_ar(dnslib.EDNS0(opts=[dnslib.EDNSOption(forward_message.PATH_OPTION, made_up)]))
+    path = forward_message.path(bytes(asked.pack()))
+    ours = sent(path=[*path, b"12345678"]).packet
+    assert wire.read(ours) is not None
+    assert forward_message.path(ours) == [*path, b"12345678"]
 
 
 def test_the_path_of_a_question_with_other_options_is_found() -> None:
