@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from discovery.dns import codes, name
+from discovery.dns import codes, name, reverse
 from discovery.dns.answer import is_inside
 from discovery.dns.name import Labels
 from discovery.dns.sections import Answer, RRSet
@@ -90,7 +90,8 @@ class Policy:
         1. an alias that leads out of the zone is followed, unless the alias itself was asked for;
         2. what is in the zone stays;
         3. names that are nobody's here are sent on or denied; but what stands above our zones is never denied by us
-           (RFC 8020: that would deny the zone too);
+           (RFC 8020: that would deny the zone too); nor is a reverse name before the first sync, when nobody knows yet
+           which addresses are registered;
         4. a zone with servers of its own wins over "no such name" of a reverse zone of ours.
         """
         if rtype in _META_TYPES:
@@ -101,7 +102,9 @@ class Policy:
         if is_inside(self._origin, labels) or answer.rcode in (codes.FORMERR, codes.BADVERS):  # 2
             return None
         zone = self._routes.zone(labels)
-        if answer.ede in (codes.EDE_NOT_AUTHORITATIVE, codes.EDE_NOT_READY):  # 3
+        if answer.ede == codes.EDE_NOT_READY and reverse.is_reverse(labels) and not zone:  # 3
+            return None
+        if answer.ede in (codes.EDE_NOT_AUTHORITATIVE, codes.EDE_NOT_READY):
             denied = is_special(labels) and labels not in self._origin.ancestors
             return labels if zone is not None or denied else None
         return labels if zone and answer.rcode == codes.NXDOMAIN else None  # 4

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery.dns import answer as answers
-from discovery.dns import codes, forward_policy, name
+from discovery.dns import codes, forward_policy, name, wire
 from discovery.dns.forward_policy import Policy, Routes
 from discovery.dns.name import Labels
+from discovery.dns.responder import Responder
 from discovery.dns.settings import FORWARD_CLIENTS, Settings
 from discovery.dns.zone import Zone
 from discovery.model import Service
-from discovery.testing.dns_case import Registry, instance
+from discovery.testing.dns_case import Registry, instance, question
 
 LABEL = st.sampled_from(
     [b"a", b"web", b"default", b"svc", b"cluster", b"local", b"com", b"arpa", b"in-addr", b"10", b"7"]
@@ -83,6 +84,28 @@ def test_without_a_server_for_everything_only_its_own_zones_leave() -> None:
 def test_what_stands_above_our_zone_is_asked_for_elsewhere_but_not_denied() -> None:
     assert target(policy("."), "corp.example", suffix="k8s.corp.example") == "corp.example."
     assert target(policy("."), "web.corp.example", suffix="k8s.corp.example") == "web.corp.example."
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("7.0.0.10.in-addr.arpa", None),
+        ("9.113.0.203.in-addr.arpa", None),  # may be registered
+        ("10.in-addr.arpa", None),
+        ("d.f.ip6.arpa", None),
+        ("1.168.192.in-addr.arpa", "1.168.192.in-addr.arpa."),  # has servers of its own
+        ("www.example.com", "www.example.com."),
+        ("a.invalid", "a.invalid."),
+    ],
+)
+def test_before_the_first_sync_no_reverse_name_is_denied(text: str, wanted: str | None) -> None:
+    host = Responder(Settings(), "")  # has no catalogue yet
+    query = wire.read(question(text, "PTR", rd=True))
+    assert query is not None
+    own = host.own(query)
+    assert (own.rcode, own.ede) == (codes.SERVFAIL, codes.EDE_NOT_READY)
+    found = policy(".", "168.192.in-addr.arpa").target(query.labels, codes.PTR, own)
+    assert (None if found is None else name.to_text(found)) == wanted
 
 
 @pytest.mark.parametrize("rtype", [0, codes.OPT, codes.TSIG, codes.AXFR, codes.IXFR, 128])
