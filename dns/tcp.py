@@ -7,6 +7,7 @@ connection is refused; when the limit of all is reached the connection that was 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -17,6 +18,7 @@ from discovery.dns.loop import EXCLUSIVE, READ, WRITE, Loop
 _LENGTH_BYTES: Final = 2
 _READ_BYTES: Final = 64 * 1024
 _ACCEPTS: Final = 32  # in one go
+_GONE: Final = select.EPOLLERR | select.EPOLLHUP  # told whatever is waited for, again and again
 _NO_FILES_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 _CROWDED: Final = 3 / 4  # of all places: from there on clients that ask are told to close when they are done
@@ -147,6 +149,9 @@ class Connection:
         self.sock.close()
 
     def _on_event(self, events: int) -> None:
+        if self._ended and events & _GONE:  # reset behind its end: nothing will be read that would say so
+            self.close()
+            return
         try:
             if events & ~WRITE and not self._ended:
                 self._receive()

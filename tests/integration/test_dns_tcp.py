@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from discovery import limits
 from discovery.dns.loop import Loop
-from discovery.dns.tcp import TcpServer
+from discovery.dns.tcp import Connection, TcpServer
 from discovery.testing.dns_case import instance, instance_record, question
 from discovery.testing.dns_worker import DnsWorker, FeedNode, framed, read_framed
 
@@ -216,6 +217,32 @@ def test_the_quietest_gives_way_when_all_places_are_taken(bench: Bench, monkeypa
     assert bench.server.refused == 1
     for sock in (first, second, third, fourth):
         sock.close()
+
+
+def test_a_client_that_resets_behind_its_end_is_gone_at_once_although_it_is_owed_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owing: list[Connection] = []
+
+    def later(message: bytes, connection: Connection) -> bool:
+        owing.append(connection)
+        return True
+
+    monkeypatch.setattr(bench.server, "answer", lambda message, client, idle_s: None)
+    monkeypatch.setattr(bench.server, "later", later)
+    sock = bench.connect()
+    sock.sendall(b"\0\1a")
+    sock.shutdown(socket.SHUT_WR)
+    end = time.monotonic() + 30
+    while not (owing and owing[0]._ended) and time.monotonic() < end:
+        bench.turn(1)
+    assert len(bench.server) == 1, "it may still read what it is owed"
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    while len(bench.server) and time.monotonic() < end:
+        bench.turn(1)
+    assert len(bench.server) == 0
+    owing[0].reply(b"late")
 
 
 def test_what_one_client_leaves_unread_is_bounded(bench: Bench) -> None:
