@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from discovery import levels
 from discovery.command import Command, level_of
 from discovery.errors import Conflict
 from discovery.leases import LeaseClock, Lessor
@@ -49,7 +50,7 @@ class Consensus(Protocol):
 
 def understood(command: Command, raft: Consensus) -> Command:
     """The command, if all members understand it; raises Conflict, so that it does not come into the log."""
-    if (needed := level_of(command)) > (level := raft.status().level):
+    if (needed := level_of(command)) > levels.BASE and needed > (level := raft.status().level):
         raise Conflict(f"this needs feature level {needed}, the cluster is at {level} until all members know it")
     return command
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
 import click
 
 from discovery import limits
 from discovery.cli import client, options, output
+
+_TOO_MANY: Final = 413
 
 
 @click.group(
@@ -75,15 +77,19 @@ def put(
 def delete(key: str, prefix: bool, if_revision: int | None, as_json: bool, **connection: Any) -> None:
     """Delete KEY; fine when it was absent. Very many keys under a prefix go in several steps."""
     query = {"prefix": "true" if prefix else None, "if_revision": if_revision}
-    if prefix and if_revision is None:
-        query["limit"] = limits.DELETIONS_PER_COMMAND_MAX
-    path = client.with_query(key_path(key), query)
-    body = options.ask("DELETE", path, **connection).json()
-    while body.pop("more", False):
-        deleted = body["deleted"]
-        body = options.ask("DELETE", path, **connection).json()
-        body["deleted"] += deleted
+    answer = options.ask("DELETE", client.with_query(key_path(key), query), **connection, also=_TOO_MANY)
+    body = _delete_in_steps(key, connection) if answer.status == _TOO_MANY else answer.json()
     output.show_json(body) if as_json else click.echo(f"deleted {body['deleted']}, revision {body['revision']}")
+
+
+def _delete_in_steps(prefix: str, connection: dict[str, Any]) -> dict[str, Any]:
+    """Only when it was refused at once: servers of an older version know neither bound nor steps."""
+    path = client.with_query(key_path(prefix), {"prefix": "true", "limit": limits.DELETIONS_PER_COMMAND_MAX})
+    deleted, more, body = 0, True, {}
+    while more:
+        body = options.ask("DELETE", path, **connection).json()
+        deleted, more = deleted + body["deleted"], body.pop("more")
+    return body | {"deleted": deleted}
 
 
 @kv.command("list")

@@ -215,20 +215,15 @@ def decode(payload: bytes | memoryview) -> Message:
         raise InvalidInput(f"a peer sent something that is no message: {error}") from error
 
 
-def frame_head(payload: bytes) -> bytes:
-    """The length that stands before the payload.
+def frame(payload: bytes) -> bytes:
+    """The payload with its length before it.
 
     Raises:
         InvalidInput: above the frame limit (a defect here: entries, proposals and chunks are capped below it).
     """
     if len(payload) > limits.PEER_FRAME_BYTES_MAX:
         raise InvalidInput(f"a peer frame of {len(payload)} bytes is above {limits.PEER_FRAME_BYTES_MAX}")
-    return _LENGTH.pack(len(payload))
-
-
-def frame(payload: bytes) -> bytes:
-    """The payload with its length before it; raises as :func:`frame_head`."""
-    return frame_head(payload) + payload
+    return _LENGTH.pack(len(payload)) + payload
 
 
 class Frames:

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         return self._handshake is None and self._transport is not None and not self._transport.is_closing()
 
     def send(self, frames: list[bytes]) -> None:
-        """Send whole frames, in any pieces, in order; a peer that does not read is dropped when its buffer is full."""
+        """Send frames, each whole, in order; a peer that does not read is dropped when its buffer is full."""
         transport, tls = self._transport, self._tls
         if transport is None or transport.is_closing():
             return

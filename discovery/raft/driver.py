@@ -26,7 +26,6 @@ _log: Final = logging.getLogger(__name__)
 _CLOSE_S: Final = 5.0
 _LOG_S: Final = 1.0
 _SWITCH_S: Final = 0.001
-_WHOLE_BYTES_MAX: Final = 64 * 1024
 
 
 class Writable(Protocol):
@@ -251,15 +250,15 @@ class Driver:
         """Send, a write a peer; what was meant for a stream that ended since the pass began is dropped with it."""
         if not messages:
             return
-        encoded: dict[int, list[bytes]] = {}
+        encoded: dict[int, bytes] = {}
         frames: dict[str, list[bytes]] = {}
         for peer, message in messages:
             if self._epochs.get(peer) != epochs.get(peer):
                 continue
             frame = encoded.get(id(message))
             if frame is None:
-                frame = encoded[id(message)] = _frame(message)
-            frames.setdefault(peer, []).extend(frame)
+                frame = encoded[id(message)] = codec.frame(codec.encode(message))
+            frames.setdefault(peer, []).append(frame)
         for peer, group in frames.items():
             self._stream.send(peer, group)
 
@@ -284,14 +283,6 @@ class Driver:
 
 def _nothing() -> None:
     """Nobody asked."""
-
-
-def _frame(message: codec.RaftMessage) -> list[bytes]:
-    """The frame of a message, in pieces: a large payload is not copied to stand behind its length."""
-    payload = codec.encode(message)
-    if len(payload) < _WHOLE_BYTES_MAX:
-        return [codec.frame(payload)]
-    return [codec.frame_head(payload), payload]
 
 
 def _answer(output: Output) -> None:

@@ -78,7 +78,8 @@ class Incoming:
     def miss(self, peer: str, index: int, size: int) -> None:
         """There is no room for it: what came so far is removed, and the leader asked for it anew when there is."""
         self._missed = peer, index, size
-        self._drop()
+        if self._installing is None:  # else a thread reads what came
+            self._drop()
 
     def ask_again(self) -> bool:
         """Whether a leader was told to begin anew with what was missed, as now there seems to be room for it."""

@@ -311,6 +311,8 @@ class Member:
             self._missed(peer, message, error.detail)
 
     def _missed(self, peer: str, message: codec.SnapshotChunk, cause: str) -> None:
+        if message.index <= self._core.applied:
+            return  # nothing is missing
         self._room.receive_failed(cause, instant.now)
         self._incoming.miss(peer, message.index, message.size)
 

@@ -70,10 +70,14 @@ class Membership:
         return self.identity.node
 
     def seed(self) -> Configuration:
-        """The members by the identity: what holds until log or snapshot say something else."""
+        """The members by the identity: what holds until log or snapshot say something else.
+
+        Its level is where every cluster begins: what raised it stands in log or snapshot, and what lies before that
+        was applied without it everywhere else.
+        """
         identity = self.identity
         return msgspec.structs.replace(
-            founding(identity.members, identity.level), former=identity.former, index=identity.index
+            founding(identity.members, levels.BASE), former=identity.former, index=identity.index
         )
 
     def follow(self, active: Configuration, applied: Configuration) -> bool:
@@ -245,7 +249,7 @@ class Membership:
             return False
         first_write()
         self._directory.store(identity)
-        self.identity, self.active = identity, founding(identity.members, identity.level)
+        self.identity, self.active = identity, founding(identity.members, levels.BASE)
         _log.info("member of cluster %s: %s", identity.cluster, listed(identity.members))
         return True
 

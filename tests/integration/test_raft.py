@@ -280,9 +280,11 @@ async def test_questions_travel_between_members_in_order_with_the_rounds(cluster
     await asyncio.gather(*pending)
 
 
-async def test_a_full_log_is_compacted_and_a_member_far_behind_gets_a_snapshot(tmp_path):
+@pytest.mark.parametrize("secret", [None, b"the secret of this cluster"], ids=["plain", "secret"])
+async def test_a_full_log_is_compacted_and_a_member_far_behind_gets_a_snapshot(tmp_path, secret):
+    """Its parts and the entries behind it are the largest messages there are: with a secret each bears a tag."""
     settings = Settings(snapshot_bytes=2_000_000)
-    cluster = Cluster(tmp_path, settings=settings, segment_bytes=500_000, retained_bytes=1_000_000)
+    cluster = Cluster(tmp_path, settings=settings, segment_bytes=500_000, retained_bytes=1_000_000, secret=secret)
     await cluster.start()
     leader = await cluster.elected()
     behind = await cluster.follower()

@@ -211,6 +211,16 @@ def test_the_directory_refuses_older_versions_once_the_level_has_risen_and_not_b
         directory.close()
 
 
+def test_a_start_after_the_rise_applies_what_lies_before_it_as_all_others_did(tmp_path):
+    directory = DataDirectory(tmp_path)
+    configured = {"n1": "10.0.0.1:1", "n2": "10.0.0.1:2"}
+    seed = Membership(directory, identity(LEVEL), configured, http="", version="0", level=LEVEL).seed()
+    directory.close()
+    electorate = Electorate(seed, LEVEL)
+    electorate.follow(entry(Configuration(seed.members, level=LEVEL)), 7)
+    assert [electorate.at(index).level for index in (1, 6, 7)] == [BASE, BASE, LEVEL]
+
+
 def test_a_node_does_not_join_a_cluster_that_is_beyond_it(tmp_path):
     directory = DataDirectory(tmp_path)
     for cluster in ("", "c"):

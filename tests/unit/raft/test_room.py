@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 
 import msgspec
 import pytest
 
 from discovery import limits
-from discovery.errors import DiskFull
+from discovery.errors import CorruptData, DiskFull
+from discovery.raft.codec import SnapshotChunk
 from discovery.raft.install import Incoming
 from discovery.raft.replication import Transfer
 from discovery.raft.room import RECEIVE_LOOK_S, RECEIVE_S, SAVE_RETRY_S_MAX, Room
@@ -420,3 +422,26 @@ def test_an_answer_that_has_less_than_before_begins_anew_by_a_question():
         transfer.answered(offset)
         transfer.offset = 400
         transfer.answered(300)
+
+
+def test_what_a_thread_installs_is_not_removed_when_room_for_the_log_ends_meanwhile():
+    rig = Rig(1)
+    incoming = Incoming(rig["a"].core, rig["a"].snapshots)
+    whole = b"all of it"
+    digest = hashlib.sha256(whole).digest()
+    incoming.on_chunk("b", SnapshotChunk(1, 90, 1, 0, len(whole), digest, whole))
+    (job,) = incoming.take_jobs()
+    incoming.miss("b", 90, len(whole))
+    assert incoming.receiving
+    with pytest.raises(CorruptData, match="its head"):  # read from the disk, where it still is
+        job.receiver.commit_sync()
+
+
+def test_what_is_applied_already_is_not_missed(rig):
+    full(rig, "c")
+    rig.propose("a", b"one")
+    rig.run(1.0)
+    node = rig["c"]
+    (leader,) = rig.leaders()
+    node.engine._missed(leader, SnapshotChunk(1, node.core.applied, 1, 0, 9, b"", b""), "no room")
+    assert not node.engine._room.receive.cause
