@@ -270,16 +270,13 @@ class Supervisor:
         fd, received = handover.control
         os.set_inheritable(fd, False)
         self._listen(Channel(socket.socket(fileno=fd), self._on_message, received))
-        replaced = []
-        for index, pid in enumerate(handover.workers):
-            former = Child(f"dns-{index} (former)", self._start_worker)
-            former.adopt(pid)
-            if index < len(self._workers) and pid:
-                self._workers[index].due = None
-                replaced.append(former)
-            if index >= len(self._workers):
-                former.signal(signal.SIGTERM)
-            self._leaving[former] = index
+        formers = upgrade.formers(handover.workers, self._start_worker)
+        self._leaving = {former: index for index, former in formers}
+        replaced = [(index, former) for index, former in formers if index < len(self._workers)]
+        for index, _ in replaced:
+            self._workers[index].due = None
+        for _, former in formers[len(replaced) :]:
+            former.signal(signal.SIGTERM)
         self._roll = upgrade.Roll(self._node, replaced, self._successor)
 
     def _successor(self, index: int) -> Child:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -102,6 +102,22 @@ def trial(env: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+def formers(pids: Sequence[int], start: Callable[[Child], subprocess.Popen[bytes]]) -> list[tuple[int, Child]]:
+    """The workers of the former version, each with its index.
+
+    Args:
+        pids: by index; 0: it was just being restarted, so that there is nobody to replace.
+        start: as of every child; a former one is never started.
+    """
+    found = []
+    for index, pid in enumerate(pids):
+        if pid:
+            former = Child(f"dns-{index} (former)", start)
+            former.adopt(pid)
+            found.append((index, former))
+    return found
+
+
 class Roll:
     """The order in which children are replaced: the node, then each worker, one after the other.
 
@@ -109,14 +125,14 @@ class Roll:
 
     Args:
         node: the child of the former version.
-        workers: those of the former version that get a successor, by index.
+        workers: those of the former version that get a successor, each with its index.
         successor: starts a worker of the new version for an index and returns its child.
     """
 
-    def __init__(self, node: Child, workers: Sequence[Child], successor: Callable[[int], Child]) -> None:
+    def __init__(self, node: Child, workers: Iterable[tuple[int, Child]], successor: Callable[[int], Child]) -> None:
         self._node = node
         self._old_node = node.pid
-        self._queue = list(enumerate(workers))
+        self._queue = list(workers)
         self._successor = successor
         self._pair: tuple[Child, Child] | None = None
         self._told = False
