@@ -232,9 +232,12 @@ class Forwarder:
             self._give_up(flight, attempt.upstream, now)
 
     def _judge(self, attempt: Attempt, flight: Flight, reply: Reply, now: float) -> None:
-        """A server answered: take it, ask it again in plainer words, or ask another."""
+        """A server answered: take it, ask it again in plainer words, or ask another.
+
+        An OPT record in a refusal shows that EDNS is not what it refuses (RFC 6891 section 7).
+        """
         upstream = attempt.upstream
-        if reply.rcode in _NO_EDNS and attempt.sent.edns:
+        if reply.rcode in _NO_EDNS and attempt.sent.edns and not reply.edns:
             upstream.refuse_edns(now)
             self._drop(attempt)
             if not self._try(flight, upstream, now, edns=False, stream=attempt.stream):

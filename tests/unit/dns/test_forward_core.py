@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,33 @@ def test_servfail_of_one_is_an_answer_of_the_next() -> None:
     assert [host for host, _, _ in world.sent] == ["10.0.0.1", "10.0.0.2"]
     world.reply(world.open[0], RECORD)
     assert [answer.rcode for answer in world.told] == [codes.NOERROR]
+
+
+def plain(attempt: Attempt, rcode: str) -> bytes:
+    """The refusal of a server that knows no EDNS: it has no OPT record."""
+    answer = reply_to(attempt.sent.packet, rcode=rcode)
+    answer.ar = []
+    return bytes(answer.pack())
+
+
+@pytest.mark.parametrize("rcode", ["FORMERR", "NOTIMP"])
+def test_a_server_that_refuses_in_plain_words_is_asked_in_plain_words(rcode: str) -> None:
+    world = World()
+    world.ask()
+    world.core.received(world.open[0], plain(world.open[0], rcode), world.now)
+    assert [(attempt.upstream, attempt.sent.edns) for attempt in world.open] == [(world.servers[0], False)]
+    assert not world.servers[0].takes_edns(world.now)
+    world.reply(world.open[0], RECORD)
+    assert [answer.rcode for answer in world.told] == [codes.NOERROR]
+
+
+@pytest.mark.parametrize("rcode", ["FORMERR", "NOTIMP"])
+def test_a_refusal_in_edns_is_no_reason_to_ask_without(rcode: str) -> None:
+    world = World()
+    world.ask()
+    world.reply(world.open[0], rcode=rcode)
+    assert [(attempt.upstream, attempt.sent.edns) for attempt in world.open] == [(world.servers[1], True)]
+    assert world.servers[0].takes_edns(world.now)
 
 
 def test_many_who_ask_are_told_once_each_and_one_question_is_sent() -> None:
@@ -271,7 +299,9 @@ def test_at_the_end_everybody_is_told() -> None:
     assert world.open == []
 
 
-ACTS = st.sampled_from(["ask", "ask", "answer", "cut", "servfail", "formerr", "fail", "forge", "swap", "noise", "wait"])
+ACTS = st.sampled_from(
+    ["ask", "ask", "answer", "cut", "servfail", "formerr", "plain", "fail", "forge", "swap", "noise", "wait"]
+)
 
 
 @settings(max_examples=60)
@@ -309,6 +339,7 @@ HAPPENS: dict[str, Callable[[World, Attempt], None]] = {
     "cut": lambda world, attempt: world.reply(attempt, RECORD, tc=1),
     "servfail": lambda world, attempt: world.reply(attempt, rcode="SERVFAIL"),
     "formerr": lambda world, attempt: world.reply(attempt, rcode="FORMERR"),
+    "plain": lambda world, attempt: world.core.received(attempt, plain(attempt, "FORMERR"), world.now),
     "fail": lambda world, attempt: world.core.failed(attempt, world.now),
     "forge": broken(lambda packet: bytes((packet[0] ^ 1,)) + packet[1:]),
     "swap": broken(lambda packet: packet[:12] + packet[12:30].swapcase() + packet[30:]),
