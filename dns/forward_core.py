@@ -17,7 +17,7 @@ from discovery.dns import codes, forward_message
 from discovery.dns.forward_cache import ForwardCache, Key
 from discovery.dns.forward_flight import STALE_S, Attempt, Done, Flight, Network
 from discovery.dns.forward_health import Pool, Random, Upstream
-from discovery.dns.forward_message import Malformed, Reply
+from discovery.dns.forward_message import Malformed, Reply, Sent
 from discovery.dns.name import Labels
 from discovery.dns.sections import Answer
 
@@ -27,6 +27,7 @@ PROBE_S: Final = 2.0  # for the answer of a server that was down
 LETTERS_MIN: Final = 8  # of a name, for its letter case to tell that a question is our own
 FORGERIES_MAX: Final = 16  # datagrams that answer something else; then the question goes over TCP
 _BITS: Final = 288  # id and letter case
+_DRAWS_MAX: Final = 8  # of a letter case: 1 of 128 draws at most is no good
 _FINAL: Final = frozenset({codes.NOERROR, codes.NXDOMAIN})
 _NO_EDNS: Final = frozenset({codes.FORMERR, codes.NOTIMP})
 
@@ -117,10 +118,12 @@ class Forwarder:
 
     def _is_ours(self, key: Key, asked: bytes) -> bool:
         """Whether a question has the very letters that we drew for it: a server that we ask asks us."""
+        if not forward_message.is_mixed(asked):  # anybody may write it so
+            return False
         flight = self._flights.get(key)
         if flight is None or not any(attempt.sent.question == asked for attempt in flight.attempts):
             return False
-        return sum(bytes((byte,)).isalpha() for label in key.labels for byte in label) >= LETTERS_MIN
+        return _has_letters(key.labels)
 
     def _admits(self, client: str) -> bool:
         return self._clients[client] < limits.DNS_FORWARDS_MAX - max(self.waiting, len(self._flights))
@@ -165,17 +168,24 @@ class Forwarder:
             self._set_timer(flight)
 
     def _try(self, flight: Flight, upstream: Upstream, now: float, *, edns: bool, stream: bool = False) -> bool:
-        key = flight.key
-        sent = forward_message.question(
-            key.labels, key.rtype, dnssec_ok=key.dnssec_ok, checking_off=key.checking_off, edns=edns,
-            path=flight.path, bits=self._random(_BITS) | self._random(_BITS) << _BITS,
-        )  # fmt: skip
-        attempt = Attempt(flight, upstream, sent, now, stream=stream)
+        attempt = Attempt(flight, upstream, self._question(flight, edns=edns), now, stream=stream)
         if not self._network.start(attempt):
             return False
         upstream.asked += 1
         flight.attempts.append(attempt)
         return True
+
+    def _question(self, flight: Flight, *, edns: bool) -> Sent:
+        """In letters that nobody else writes it in, if it has enough of them: drawn again when all are alike."""
+        key = flight.key
+        for _ in range(_DRAWS_MAX):
+            sent = forward_message.question(
+                key.labels, key.rtype, dnssec_ok=key.dnssec_ok, checking_off=key.checking_off, edns=edns,
+                path=flight.path, bits=self._random(_BITS) | self._random(_BITS) << _BITS,
+            )  # fmt: skip
+            if forward_message.is_mixed(sent.question) or not _has_letters(key.labels):
+                break
+        return sent
 
     def _drop(self, attempt: Attempt) -> None:
         self._network.stop(attempt)
@@ -362,6 +372,10 @@ class Forwarder:
             self._finish(flight, self.cache.stale(flight.key, now) or self._failed(flight.key), None, now)
         for attempt in list(self._probes):
             self._drop(attempt)
+
+
+def _has_letters(labels: Labels) -> bool:
+    return sum(bytes((byte,)).isalpha() for label in labels for byte in label) >= LETTERS_MIN
 
 
 def _failure(ede: int) -> Answer:

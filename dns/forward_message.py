@@ -76,6 +76,12 @@ def mixed_case(wire_name: bytes, bits: int) -> bytes:
     return bytes(out)
 
 
+def is_mixed(question: bytes) -> bool:
+    """Whether the name of a question, type and class behind it, has letters of both cases."""
+    wire_name = question[:-4]
+    return wire_name not in (wire_name.lower(), wire_name.upper())
+
+
 def question(
     labels: Labels, rtype: int, *, dnssec_ok: bool, checking_off: bool, edns: bool, path: Sequence[bytes], bits: int
 ) -> Sent:

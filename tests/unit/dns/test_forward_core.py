@@ -277,6 +277,26 @@ def test_our_own_letters_give_a_loop_away() -> None:
     assert world.ask(asked=name.wire(name.from_text("www.example.com")) + b"\0\1\0\1") is None
 
 
+@pytest.mark.parametrize("bits", [0, -1], ids=["all lower", "all upper"])
+def test_letters_that_came_out_alike_are_no_loop(bits: int) -> None:
+    """Nobody is taken for ourselves who writes a name as everybody does."""
+    world = World()
+    world.core._random = lambda count: bits & (1 << count) - 1
+    assert world.ask("abcdefgh.com") is None
+    ours = world.open[0].sent.question
+    assert ours[:-4] in (ours[:-4].lower(), ours[:-4].upper())
+    assert world.ask("abcdefgh.com", asked=ours) is None
+    assert world.core.loops == 0
+
+
+def test_letters_that_came_out_alike_are_drawn_again() -> None:
+    world = World()
+    drawn = iter([0, 0, 0b0110 << 16, 0])
+    world.core._random = lambda count: next(drawn) if count > 32 else 1
+    world.ask("abcdefgh.com")
+    assert world.open[0].sent.question.startswith(b"\x08aBCdefgh\3com")
+
+
 def test_who_asks_much_leaves_room_for_who_comes_after() -> None:
     world = World(servers=1)
     greedy = [world.ask(f"g{number}.example", client="greedy") for number in range(2 * limits.DNS_FORWARDS_MAX)]
