@@ -52,7 +52,8 @@ class Brakes:
 
     def end(self, lessor: Lessor, free: Iterable[int], now: float) -> None:
         """Let go again of those whose time is over, and of those in ``free``: their service can do without them."""
-        lessor.release([id for id in free if id in lessor.braked], now)
+        # Of one that is held an eviction is under way already: until its outcome is known no heartbeat may be answered.
+        lessor.release([id for id in free if id in lessor.braked and id not in lessor.held], now)
         while self._ends and self._ends[0][0] <= now:
             end, id = heapq.heappop(self._ends)
             if self._end_of.get(id) != end:
@@ -60,7 +61,8 @@ class Brakes:
             del self._end_of[id]
             if id in lessor.braked:
                 self._overdue.add(id)
-                lessor.release((id,), now)
+                if id not in lessor.held:
+                    lessor.release((id,), now)
 
     def overdue(self, dead: Iterable[Due]) -> tuple[int, ...]:
         """Those of ``dead`` that were held back for as long as the brake holds."""
@@ -238,8 +240,9 @@ class Evictions:
         for due in dead:
             if self._outcomes.get(due.id) is outcome:
                 del self._outcomes[due.id]
-        braked = self._lead.lessor.braked
-        self._lead.lessor.release([due.id for due in dead if due.id not in braked], self._lead.now())
+        # Not those that this command parked. One that an earlier one did is to go now, or to be proposed again.
+        parked = {id for id, _ in known.braked} & self._lead.lessor.braked
+        self._lead.lessor.release([due.id for due in dead if due.id not in parked], self._lead.now())
         self._again.set()
         if not outcome.done():
             outcome.set_result(True)

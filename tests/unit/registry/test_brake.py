@@ -26,6 +26,7 @@ from discovery.command import (
     decode,
     encode,
 )
+from discovery.errors import NotApplied
 from discovery.evictions import Brakes
 from discovery.leases import Lessor
 from discovery.model import Instance, Service
@@ -97,7 +98,8 @@ class Leader:
         result = self.apply(self.proposed[-1])
         renewed = self.brakes.park(self.lessor, result.braked, self.now)
         assert renewed == []
-        self.lessor.release([one.id for one in dead if one.id not in self.lessor.braked], self.now)
+        parked = {id for id, _ in result.braked} & self.lessor.braked
+        self.lessor.release([one.id for one in dead if one.id not in parked], self.now)
 
     def ids(self, service: str = "web") -> set[int]:
         return {int(name[1:]) for name in self.store.instance_ids("default", service)}
@@ -225,6 +227,21 @@ def test_new_instances_make_room_for_the_old_to_go() -> None:
         leader.register(number)
     leader.run(LATE_S, living=range(11, 31))
     assert leader.ids() == set(range(11, 31))
+
+
+def test_one_whose_eviction_is_proposed_again_is_held_until_its_outcome_is_known() -> None:
+    leader = Leader(1.0)
+    leader.register(1)
+    leader.run(TTL_S + LATE_S)
+    assert leader.lessor.braked == {1}
+    leader.configure(None)
+    leader.brakes.end(leader.lessor, leader.store.unbraked_leases(), leader.now)
+    leader.now += LATE_S
+    leader.lessor.hold(one.id for one in leader.lessor.due(leader.now))
+    assert leader.lessor.held == {1}
+    for later_s in (0.0, BRAKE_S):  # there is room still; its time is over, too
+        leader.brakes.end(leader.lessor, leader.store.unbraked_leases(), leader.now + later_s)
+        assert leader.lessor.held == {1}
 
 
 @pytest.mark.parametrize("fraction", [None, 0.0])
@@ -396,6 +413,25 @@ async def test_a_heartbeat_ends_it_and_the_log_is_told(node, register, until) ->
     await until(lambda: node.registry.store.braked("default", "web") == 0)
     assert 800 < (await node.registry.remaining([7]))[7] <= 1_000
     assert web(node) == ["a"]
+
+
+async def test_one_that_was_held_back_goes_although_its_eviction_was_refused_at_first(
+    node, register, until, monkeypatch
+) -> None:
+    await brake(node, 1.0, 1.0)
+    await node.registry.write(register("a", 1_000, lease=7))
+    await until(lambda: node.registry.store.braked("default", "web") == 1)
+    propose, refused = node.raft.propose, []
+
+    async def refuse_once(command, timeout_s, term=None):
+        if isinstance(decode(command).command, Evict) and not refused:
+            refused.append(command)
+            raise NotApplied("too many commands wait")
+        return await propose(command, timeout_s, term)
+
+    monkeypatch.setattr(node.raft, "propose", refuse_once)
+    await until(lambda: not web(node))
+    assert refused
 
 
 async def test_a_heartbeat_that_waited_for_the_outcome_of_an_eviction_that_was_held_back_is_acknowledged(
