@@ -28,6 +28,7 @@ from discovery.drill.report import Report, Result, timeline
 from discovery.drill.scenarios import ALL, Scenario
 from discovery.drill.stage import WRITTEN, Scale, Stage
 from discovery.drill.target import Target, Unfit, find
+from discovery.limits import DELETIONS_PER_COMMAND_MAX
 
 LOCK: Final = "drill/lock"
 LOCK_TTL_S: Final = 60
@@ -93,7 +94,7 @@ async def rehearse(
         chosen = choose(order, target)
         leave(chosen)
         run = secrets.token_hex(3)
-        async with _alone(target, run):
+        async with _alone(target, run, say):
             stage = Stage(target, chosen.actor, order.scale, run, say)
             return await _perform(order, chosen, stage, stop)
 
@@ -214,7 +215,7 @@ async def _finish(stage: Stage) -> None:
 
 
 @asynccontextmanager
-async def _alone(target: Target, run: str) -> AsyncIterator[None]:
+async def _alone(target: Target, run: str, say: Callable[[str], None]) -> AsyncIterator[None]:
     """Hold the lock of all drills on this cluster; remove the keys of this one, and of any that was killed before.
 
     Raises:
@@ -227,11 +228,11 @@ async def _alone(target: Target, run: str) -> AsyncIterator[None]:
         raise Unfit(f"another drill runs on this cluster; if none does, its lock goes within {LOCK_TTL_S} s")
     keeping = asyncio.create_task(_keep(target, f"/api/v1/leases/{lease}"))
     try:
-        await _remove_writes(target)
+        await _remove_writes(target, say)
         yield
     finally:
         keeping.cancel()
-        await asyncio.shield(asyncio.ensure_future(_unlock(target, f"/api/v1/leases/{lease}")))
+        await asyncio.shield(asyncio.ensure_future(_unlock(target, f"/api/v1/leases/{lease}", say)))
 
 
 async def _keep(target: Target, path: str) -> None:
@@ -241,14 +242,22 @@ async def _keep(target: Target, path: str) -> None:
             await _send(target, "PUT", path)
 
 
-async def _unlock(target: Target, path: str) -> None:
+async def _unlock(target: Target, path: str, say: Callable[[str], None]) -> None:
     with contextlib.suppress(Unfit):
-        await _remove_writes(target)
+        await _remove_writes(target, say)
         await _send(target, "DELETE", path)
 
 
-async def _remove_writes(target: Target) -> None:
-    await _send(target, "DELETE", f"/api/v1/kv/{WRITTEN}/?prefix=true")
+async def _remove_writes(target: Target, say: Callable[[str], None]) -> None:
+    """In steps, as very many are not removed at once; a cluster of feature level 1 knows neither bound nor steps."""
+    path, more = f"/api/v1/kv/{WRITTEN}/?prefix=true", True
+    while more:
+        status, body = await _ask(target, "DELETE", f"{path}&limit={DELETIONS_PER_COMMAND_MAX}")
+        if status == 409:
+            status, body = await _ask(target, "DELETE", path)
+        if status >= 300:
+            say(f"COULD NOT remove the keys below {WRITTEN}/, do it by hand: {body.get('detail') or status}")
+        more = status < 300 and bool(body.get("more"))
 
 
 async def _send(
@@ -259,6 +268,18 @@ async def _send(
     Raises:
         Unfit: no node could.
     """
+    status, body = await _ask(target, method, path, json, data)
+    return body if status < 300 else {}
+
+
+async def _ask(
+    target: Target, method: str, path: str, json: object = None, data: bytes | None = None
+) -> tuple[int, dict[str, object]]:
+    """Status and answer of the first node that does not fail.
+
+    Raises:
+        Unfit: no node could, or the token is not enough.
+    """
     reason = "no node answers"
     for url in target.urls:
         try:
@@ -267,7 +288,7 @@ async def _send(
                 if response.status in (401, 403):
                     raise Unfit(str(body.get("detail")))
                 if response.status < 500:
-                    return dict(body) if response.status < 300 else {}
+                    return response.status, dict(body)
                 reason = str(body.get("detail"))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             reason = f"{url}: {problem or type(problem).__name__}"

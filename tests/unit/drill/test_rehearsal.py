@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 
 from discovery.cli.drill import NAMES, drill
 from discovery.drill.judge import GAP_S_GOALS
 from discovery.drill.plan import BadPlan, Plan, parse
-from discovery.drill.rehearsal import Order, choose
+from discovery.drill.rehearsal import Order, _remove_writes, choose
 from discovery.drill.scenarios import ALL
 from discovery.drill.target import Place, Target
 
@@ -84,3 +87,39 @@ def test_no_cluster_no_drill() -> None:
     result = CliRunner().invoke(drill, ["all", "--yes", "--server", "http://127.0.0.1:1"])
     assert result.exit_code == 1
     assert "no drill on this cluster: no server answered" in result.output
+
+
+Refusals = dict[bool, int]
+"""Status of a delete with a limit, and of one without, where it is refused."""
+
+
+@pytest.mark.parametrize(
+    ("refused", "asked", "said"),
+    [
+        ({}, ["10000", "10000", "10000"], []),
+        ({True: 409}, ["10000", None], []),
+        ({True: 413}, ["10000"], ["too many"]),
+        ({True: 409, False: 413}, ["10000", None], ["too many"]),
+    ],
+)
+async def test_what_was_written_is_removed_in_steps_or_it_is_said_that_it_is_not(
+    refused: Refusals, asked: list[str | None], said: list[str]
+) -> None:
+    seen: list[str | None] = []
+
+    async def delete(request: web.Request) -> web.Response:
+        assert request.query["prefix"] == "true"
+        seen.append(request.query.get("limit"))
+        if status := refused.get("limit" in request.query):
+            return web.json_response({"detail": "too many"}, status=status)
+        more = {"more": len(seen) < 3} if "limit" in request.query else {}
+        return web.json_response({"deleted": 1, "revision": 1} | more)
+
+    app = web.Application()
+    app.router.add_delete("/api/v1/kv/{key:.+}", delete)
+    lines: list[str] = []
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        place = Place("n1", str(server.make_url("")).rstrip("/"), ("127.0.0.1", 53))
+        await _remove_writes(Target(http, [place]), lines.append)
+    assert seen == asked
+    assert [line.rpartition(": ")[2] for line in lines] == said
