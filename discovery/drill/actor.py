@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import signal
 from typing import Final, Protocol
 
 from discovery.drill.plan import Plan
@@ -42,12 +43,21 @@ class CommandActor:
         return self._plan.acts(node)
 
     async def do(self, act: str, node: str) -> None:
-        """Run the command and wait for its end. Raises :class:`CannotAct` when it fails or takes too long."""
+        """Run the command and wait for its end. Raises :class:`CannotAct` when it fails or takes too long.
+
+        Who is cancelled meanwhile waits for that end all the same: what is only half done, or still to be done, cannot
+        be undone.
+        """
         line = self._plan.command(act, node)
         if line is None:
             raise CannotAct(f"there is no command to {act} {node}")
+        running = asyncio.ensure_future(self._run(line, {"DISCOVERY_DRILL_NODE": node, "DISCOVERY_DRILL_ACT": act}))
         try:
-            code, output = await self._run(line, {"DISCOVERY_DRILL_NODE": node, "DISCOVERY_DRILL_ACT": act})
+            code, output = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await asyncio.shield(running)
+            raise
         except TimeoutError:  # an OSError, too
             raise CannotAct(f"{shlex.join(line)} did not end within {self._plan.timeout:g} s") from None
         except OSError as problem:
@@ -68,7 +78,7 @@ class CommandActor:
             output, _ = await asyncio.wait_for(process.communicate(), self._plan.timeout)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with whatever it started: that would go on cutting
             await process.wait()
             raise
         assert process.returncode is not None

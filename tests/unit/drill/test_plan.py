@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +61,44 @@ async def test_a_command_that_fails_says_how(line: list[str], timeout: float, sa
     with pytest.raises(CannotAct, match=said):
         await actor(line, timeout).do("kill", "n1")
     assert asyncio.get_running_loop().time() - began < 10
+
+
+async def test_who_is_called_off_during_an_act_waits_for_its_end(tmp_path: Path) -> None:
+    begun, go, done = tmp_path / "begun", tmp_path / "go", tmp_path / "done"
+    code = f"touch {begun}; until [ -e {go} ]; do sleep 0.02; done; touch {done}"
+    acting = asyncio.create_task(actor(["sh", "-c", code], 60).do("kill", "n1"))
+    await eventually(begun.exists)
+    acting.cancel()
+    await asyncio.sleep(0)
+    go.touch()
+    with pytest.raises(asyncio.CancelledError):
+        await acting
+    assert done.exists()
+
+
+async def test_an_act_that_takes_too_long_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    """Its child holds a pipe open for writing: once the child is gone, too, there is nobody at the other end."""
+    os.mkfifo(tmp_path / "alive")
+    reader = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    code = f"sh -c 'exec 9> {tmp_path}/alive; sleep 600' & wait"
+    with pytest.raises(CannotAct, match="did not end within"):
+        await actor(["sh", "-c", code], 1.0).do("kill", "n1")
+    await eventually(lambda: ended(reader))
+    os.close(reader)
+
+
+def ended(reader: int) -> bool:
+    """Whether nobody has the other end of a pipe open."""
+    try:
+        return os.read(reader, 1) == b""
+    except BlockingIOError:
+        return False
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_what_has_no_command_cannot_be_done() -> None:
