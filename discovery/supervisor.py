@@ -351,7 +351,10 @@ class Supervisor:
     def _start_worker(self, child: Child) -> subprocess.Popen[bytes]:
         index = self._workers.index(child)
         # One says SERVFAIL for all until there is something to say; the others join it when all of them have that.
-        first = index == 0 and child.starts == 0 and self._roll is None and not self._ready
+        on_port = any(
+            worker.pid in self._serving for worker in self._workers
+        )  # also one that died is named for a while
+        first = index == 0 and self._roll is None and not self._ready and not on_port
         return launch.spawn(*self._launch.worker(index, join="now" if first else "synced"))
 
     # Control channel

@@ -48,6 +48,7 @@ class Stage:
             directory=self._path,
             node=lambda fd: ("node", 0, ""),
             worker=lambda index, join: ("worker", index, join),
+            ready_line=lambda: "ready",
         )
         control = (os.dup(self._sockets[2].fileno()), b"")
         handover = upgrade.Handover((), (), (), (0, ""), control, 999_999, handed_over) if handed_over else None
@@ -109,4 +110,30 @@ def test_an_upgrade_while_a_worker_is_being_restarted_replaces_the_others_and_st
     turn(supervisor)
     assert supervisor._roll is None
     assert len(spawned.started) == 3
+    close(supervisor)
+
+
+def restarted(supervisor: Supervisor, spawned: Spawned) -> tuple[str, int, str]:
+    """How worker 0 is started after a crash."""
+    worker = supervisor._workers[0]
+    end(supervisor, worker, -11)
+    worker.due = 0.0
+    turn(supervisor)
+    return spawned.started[-1]
+
+
+def test_while_nobody_is_on_the_port_the_first_worker_joins_it_at_once_also_after_a_crash(
+    stage: Stage, spawned: Spawned
+) -> None:
+    supervisor = stage.supervisor()
+    turn(supervisor)
+    assert spawned.started == [("worker", 0, "now"), ("worker", 1, "synced"), ("node", 0, "")]
+    supervisor._on_message({"serving": [supervisor._workers[0].pid]})
+    assert restarted(supervisor, spawned) == ("worker", 0, "now")
+    supervisor._on_message({"serving": [supervisor._workers[1].pid]})
+    assert restarted(supervisor, spawned) == ("worker", 0, "synced")
+    supervisor._on_message({"serving": []})
+    assert restarted(supervisor, spawned) == ("worker", 0, "now")
+    supervisor._on_message({"ready": True})
+    assert restarted(supervisor, spawned) == ("worker", 0, "synced")
     close(supervisor)
