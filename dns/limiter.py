@@ -10,7 +10,6 @@ address is looked at. Memory is bounded by construction: clients share 65,536 co
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -28,8 +27,8 @@ from discovery.dns.wire import Query
 _WINDOW_S: Final = 1.0
 _V4_PREFIX_BYTES: Final = 3
 _V6_PREFIX_BYTES: Final = 7
-_KNOWN_CLIENTS: Final = 4096  # whose exemption is remembered
 _TC_BYTE: Final = 2
+_ADDITIONAL: Final = slice(10, 12)  # of a header: how many records, one of them OPT with the cookie
 _NO_QUESTION_BYTES: Final = 2  # less than a header: no answer
 
 
@@ -59,12 +58,11 @@ class Limiter:
         self.dropped = 0
         self._rate = rate
         self._slip = slip
-        self._networks = [ipaddress.ip_network(text, strict=False) for text in exempt]
+        self._exempt = _masks(exempt)
         self._clock = clock
         self._until = 0.0
         self._total = 0
         self._counts: dict[int, int] = {}
-        self._is_exempt = functools.lru_cache(_KNOWN_CLIENTS)(self._find)
 
     def is_busy(self, count: int) -> bool:
         """Whether, with ``count`` questions more, anybody may have asked too much in this second."""
@@ -77,9 +75,14 @@ class Limiter:
         return self._total > self._rate
 
     def judge(self, client: bytes) -> Verdict:
-        """Count a question of a client (4 or 16 bytes of address)."""
-        if self._is_exempt(client):
-            return Verdict.ANSWER
+        """Count a question of a client (4 or 16 bytes of address).
+
+        Who is exempt is not counted, so that he takes nothing from his neighbours.
+        """
+        value = int.from_bytes(client, "big")
+        for mask, network in self._exempt[len(client)]:
+            if value & mask == network:
+                return Verdict.ANSWER
         prefix = client[: _V6_PREFIX_BYTES if len(client) == 16 else _V4_PREFIX_BYTES]
         bucket = hash(prefix) % limits.DNS_RATE_COUNTS_MAX  # keyed by the process, so nobody can choose whom he meets
         count = self._counts[bucket] = self._counts.get(bucket, 0) + 1
@@ -88,9 +91,14 @@ class Limiter:
             return Verdict.ANSWER
         return Verdict.SLIP if self._slip and beyond % self._slip == 0 else Verdict.DROP
 
-    def _find(self, client: bytes) -> bool:
-        address = ipaddress.ip_address(client)
-        return any(address in network for network in self._networks)
+
+def _masks(networks: Iterable[str]) -> dict[int, list[tuple[int, int]]]:
+    """Networks as mask and value, by bytes of an address: made-up addresses must not cost much, nor be remembered."""
+    found: dict[int, list[tuple[int, int]]] = {4: [], 16: []}
+    for text in networks:
+        network = ipaddress.ip_network(text, strict=False)
+        found[network.max_prefixlen // 8].append((int(network.netmask), int(network.network_address)))
+    return found
 
 
 class Limited:
@@ -113,10 +121,11 @@ class Limited:
         passed, brief = [], []
         for packet, address in batch:
             client = client_of(address)
-            verdict = self._judge(packet, client)
-            if verdict is Verdict.ANSWER:
+            verdict = self._limiter.judge(client)
+            reply = None if verdict is Verdict.ANSWER else self._beyond(verdict, packet, client)
+            if reply is None:
                 passed.append((packet, address))
-            elif reply := self._beyond(verdict, packet, client):
+            elif reply:
                 brief.append((reply, address))
         return self._server.serve(passed) + brief
 
@@ -141,27 +150,25 @@ class Limited:
             if verdict is Verdict.ANSWER:
                 continue
             start, size = slots.starts[slot] - 2, slots.sizes[slot]
-            packet = slots.memory[start : start + size]
-            if self._believes(packet, client):
+            reply = self._beyond(verdict, slots.memory[start : start + size], client)
+            if reply is None:
                 continue
             slots.sizes[slot] = _NO_QUESTION_BYTES
-            if reply := self._beyond(verdict, packet, client):
+            if reply:
                 brief.append((slot, reply))
         return brief
 
-    def _judge(self, packet: bytes, client: bytes) -> Verdict:
-        verdict = self._limiter.judge(client)
-        return Verdict.ANSWER if verdict is not Verdict.ANSWER and self._believes(packet, client) else verdict
+    def _beyond(self, verdict: Verdict, packet: bytes, client: bytes) -> bytes | None:
+        """What a question beyond the limit gets: little or nothing; ``None``: its answer, for a cookie of ours.
 
-    def _believes(self, packet: bytes, client: bytes) -> bool:
-        """Whether the client has shown, by a cookie of ours, that the address is his."""
-        query = _read(packet)
+        It is parsed only where something may come of it, and once.
+        """
+        worth = verdict is Verdict.SLIP or packet[_ADDITIONAL] != b"\0\0"
+        query = _read(packet) if worth else None
         asked = query.edns if query is not None else None
-        return asked is not None and self._responder.options.believes(asked, client)
-
-    def _beyond(self, verdict: Verdict, packet: bytes, client: bytes) -> bytes:
-        query = _read(packet) if verdict is Verdict.SLIP else None
-        if query is None:
+        if asked is not None and self._responder.options.believes(asked, client):
+            return None
+        if query is None or verdict is Verdict.DROP:
             self._limiter.dropped += 1
             return b""
         self._limiter.slipped += 1

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from discovery import limits
 from discovery.dns import codes
+from discovery.dns import limiter as limiter_module
 from discovery.dns.cookies import Cookies
 from discovery.dns.limiter import Limited, Limiter, Verdict
 from discovery.dns.responder import Responder
 from discovery.dns.settings import RATE_EXEMPT, Settings
+from discovery.dns.wire import Query
 from discovery.testing.dns_case import Registry, instance, question
 
 WEB = "web.default.svc.cluster.local"
@@ -186,7 +188,59 @@ def test_memory_is_bounded_under_a_flood_of_made_up_addresses(monkeypatch: pytes
     for number in range(20_000):
         limiter.judge(number.to_bytes(4, "little"))
     assert len(limiter._counts) <= 256
-    assert limiter._is_exempt.cache_info().currsize <= 4096
+
+
+def test_a_made_up_address_costs_a_few_comparisons_of_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = Limiter(1, 2, RATE_EXEMPT, Clock())
+    monkeypatch.setattr("ipaddress.ip_address", lambda value: pytest.fail("an object for each address"))
+    verdicts = [limiter.judge(number.to_bytes(4, "big")) for number in range(1 << 31, (1 << 31) + 1000)]
+    assert 1 <= verdicts.count(Verdict.ANSWER) <= 4  # networks, two of which may share a count
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))
+        ),
+        max_size=4,
+    ),
+    st.ip_addresses(),
+    st.integers(0, 128),
+)
+def test_exempt_is_who_is_in_a_network_that_is(networks: list[tuple[Any, int]], address: Any, prefix: int) -> None:
+    around = f"{address}/{min(prefix, address.max_prefixlen)}"
+    for texts in ([f"{host}/{size}" for host, size in networks], [around]):
+        limiter = Limiter(1, 0, texts, Clock())
+        limiter.judge(address.packed)
+        inside = any(address in ipaddress.ip_network(text, strict=False) for text in texts)
+        assert (limiter.judge(address.packed) is Verdict.ANSWER) == inside
+
+
+def test_who_is_exempt_takes_nothing_from_his_neighbours(serve: Serve) -> None:
+    host, _ = server(rate=5, slip=0, exempt=("198.51.100.53/32",))
+    batch = [(ASKED, ("198.51.100.53", 1))] * 100 + [(ASKED, FAR)] * 5
+    assert kinds(serve(host, batch)) == (105, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "slip", "parsed"),
+    [(PLAIN, 0, 0), (PLAIN, 1, 20), (ASKED, 0, 20), (with_cookie(b"abcdefgh"), 1, 20)],
+    ids=["no OPT, nothing to say", "no OPT, a brief answer", "OPT, nothing to say", "a cookie, a brief answer"],
+)
+def test_what_is_beyond_the_limit_is_parsed_once_and_only_when_something_may_come_of_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, asked: bytes, slip: int, parsed: int
+) -> None:
+    host, _ = server(rate=10, slip=slip)
+    seen: list[bytes] = []
+    read = limiter_module._read
+
+    def counting(packet: bytes) -> Query | None:
+        seen.append(packet)
+        return read(packet)
+
+    monkeypatch.setattr(limiter_module, "_read", counting)
+    serve(host, [(asked, FAR)] * 30)
+    assert len(seen) == parsed
 
 
 packets = st.one_of(
