@@ -65,6 +65,7 @@ class Forwarder:
         self._timers: list[tuple[float, int, Flight]] = []
         self._probes: list[Attempt] = []
         self._sequence = 0
+        self._closed = False
         self.use(pools)
 
     def use(self, pools: Mapping[Labels, Pool]) -> None:
@@ -97,7 +98,7 @@ class Forwarder:
             return known
         old = self.cache.stale(key, now)
         pool = self.pools[key.zone]
-        if self.cache.has_failed(key, now):
+        if self._closed or self.cache.has_failed(key, now):
             return self._say_stale(old) or self._failed(key)
         if old is not None and pool.is_down:
             if key not in self._flights and self._admits(client):
@@ -367,7 +368,8 @@ class Forwarder:
                     self._probes.append(attempt)
 
     def close(self, now: float) -> None:
-        """Answer everybody who waits, that there is no answer, and listen no more."""
+        """Answer everybody who waits, that there is no answer, and whoever asks from now on at once."""
+        self._closed = True
         for flight in list(self._flights.values()):
             self._finish(flight, self.cache.stale(flight.key, now) or self._failed(flight.key), None, now)
         for attempt in list(self._probes):

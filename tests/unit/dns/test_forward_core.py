@@ -319,6 +319,23 @@ def test_at_the_end_everybody_is_told() -> None:
     assert world.open == []
 
 
+def test_who_asks_behind_the_end_is_told_at_once() -> None:
+    """A socket is emptied when it is closed: what is answered then must not begin anything."""
+    world = World()
+    world.ask()
+    world.reply(world.open[0], RECORD.replace(" 60 ", " 1 "))
+    world.ask("young.example.com")
+    world.reply(world.open[0], RECORD.replace("www", "young"))
+    world.run(2.0)
+    world.core.close(world.now)
+    told = [world.ask(text) for text in ("new.example.com", "www.example.com", "young.example.com")]
+    assert [(answer.rcode, answer.ede) for answer in told if answer is not None] == [
+        (codes.SERVFAIL, codes.EDE_NOBODY_REACHED), (codes.NOERROR, codes.EDE_STALE), (codes.NOERROR, None),
+    ]  # fmt: skip
+    assert world.open == []
+    assert len(world.core) == 0
+
+
 ACTS = st.sampled_from(
     ["ask", "ask", "answer", "cut", "servfail", "formerr", "plain", "fail", "forge", "swap", "noise", "wait"]
 )
