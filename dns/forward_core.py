@@ -8,6 +8,7 @@ for :data:`STAGGER_S`, and at once when it failed; all of them are listened to u
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -20,6 +21,8 @@ from discovery.dns.forward_health import Pool, Random, Upstream
 from discovery.dns.forward_message import Malformed, Reply, Sent
 from discovery.dns.name import Labels
 from discovery.dns.sections import Answer
+
+log: Final = logging.getLogger(__name__)
 
 STAGGER_S: Final = 0.25
 RETRY_S: Final = 1.0
@@ -310,7 +313,10 @@ class Forwarder:
             self._clients[client] -= 1
             if self._clients[client] <= 0:
                 del self._clients[client]
-            done(answer)
+            try:
+                done(answer)
+            except Exception:  # one that cannot be told keeps it from nobody else
+                log.exception("an answer could not be given", extra={"client": client})
 
     # Time
 
@@ -366,6 +372,8 @@ class Forwarder:
                 if upstream.probing:
                     upstream.asked += 1
                     self._probes.append(attempt)
+                else:  # later again, not in every round
+                    upstream.fails(now, self._random(8))
 
     def close(self, now: float) -> None:
         """Answer everybody who waits, that there is no answer, and whoever asks from now on at once."""

@@ -32,12 +32,14 @@ class World:
         self.sent: list[tuple[str, bool, float]] = []
         self.told: list[Answer] = []
         self.can_send = True
+        self.tries = 0
         self.servers = [Upstream(f"10.0.0.{number + 1}", 53) for number in range(servers)]
         self.pool = Pool(self.servers)
         rng = random.Random(seed)
         self.core = Forwarder({(): self.pool}, ForwardCache(), self, rng.getrandbits, OWN)
 
     def start(self, attempt: Attempt) -> bool:
+        self.tries += 1
         if self.can_send:
             self.open.append(attempt)
             self.sent.append((attempt.upstream.host, attempt.stream, round(self.now - 1000.0, 3)))
@@ -166,6 +168,21 @@ def test_many_who_ask_are_told_once_each_and_one_question_is_sent() -> None:
     assert world.ask() is not None
 
 
+def test_one_that_cannot_be_told_keeps_it_from_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    def raises(answer: Answer) -> None:
+        raise ValueError("a name that no message holds")
+
+    world = World()
+    key = Key(name.from_text("www.example.com"), codes.A, False, False, ())
+    world.ask(client="first")
+    assert world.core.ask(key, [], b"", "second", world.now, raises) is None
+    world.ask(client="third")
+    world.reply(world.open[0], RECORD)
+    assert len(world.told) == 2
+    assert world.core.waiting == 0
+    assert "could not be given" in caplog.text
+
+
 def test_forgeries_are_counted_and_too_many_move_the_question_to_tcp() -> None:
     world = World()
     world.ask()
@@ -256,6 +273,17 @@ def test_a_server_that_is_down_is_asked_last_and_looked_after_until_it_answers()
         probes = [attempt for attempt in world.open if attempt.flight is None]
     world.reply(probes[0], rcode="REFUSED")  # any answer shows that it lives
     assert not first.is_down
+
+
+def test_a_server_that_nothing_can_be_sent_to_is_looked_after_no_more_often() -> None:
+    world = World(servers=1)
+    world.can_send = False
+    for number in range(FAILURES_MAX):
+        world.servers[0].fails(world.now, number)
+    for _ in range(600):
+        world.now += 0.1
+        world.core.tick(world.now)
+    assert 3 <= world.tries <= 10  # in a minute, at growing intervals
 
 
 def test_a_question_that_was_here_before_goes_no_further() -> None:
