@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import hypothesis
 import pytest
 
+import discovery.raft  # noqa: F401 - before any test has PySyncObj imported as it is: it would patch socket
 from discovery.testing import needs
 
 CI = os.environ.get("DISCOVERY_CI") == "1"  # set by .ci/run

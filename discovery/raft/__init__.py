@@ -20,6 +20,9 @@ _unused = ModuleType("pysyncobj.encryptor", "Nothing: peers speak TLS.")
 _unused.HAS_CRYPTO, _unused.getEncryptor = False, None  # type: ignore[attr-defined]
 sys.modules.setdefault("pysyncobj.encryptor", _unused)
 
+# It also puts a socket.inet_ntop for Windows in the place of everybody's: every call in the process would raise.
+sys.modules.setdefault("pysyncobj.win_inet_pton", ModuleType("pysyncobj.win_inet_pton", "Nothing: sockets have it."))
+
 
 def __getattr__(name: str) -> Any:
     """Import the facade only when it is asked for: simulator and pure rooms need neither asyncio nor sockets."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -334,3 +336,9 @@ def test_hazard_25_no_peer_frame_exceeds_its_limit():
         assert all(len(codec.frame(codec.encode(message))) < 4 << 20 for _, _, message in rig.queue)
         rig.settle(1)
     assert len(rig["b"].machine.applied) == 6
+
+
+def test_the_consensus_library_leaves_the_sockets_of_the_process_alone():
+    code = "import discovery.raft.core, socket; print(socket.inet_ntop(socket.AF_INET, bytes((10, 0, 0, 7))))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "10.0.0.7\n", done.stderr
