@@ -90,7 +90,7 @@ class Supervisor:
         self._control: Channel | None = None
         self._serving: list[int] = []
         self._node_ready = False
-        self._trial: Child | None = None
+        self._trial: upgrade.Trial | None = None
         self._roll: upgrade.Roll | None = None
         self._phase = "running"
         self._deadline: float | None = None
@@ -131,7 +131,7 @@ class Supervisor:
     def _timeout_s(self) -> float | None:
         moments = [child.due for child in self._children() if child.due is not None]
         moments += [] if self._deadline is None else [self._deadline]
-        moments += [] if self._roll is None or (kill_at := self._roll.deadline()) is None else [kill_at]
+        moments += [at for one in (self._trial, self._roll) if one is not None and (at := one.deadline()) is not None]
         moments += [] if self._ready else [self._report_at]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
@@ -214,7 +214,7 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         """After an exception in the loop: leave nothing behind."""
-        for child in self._children():
+        for child in (*self._children(), *([] if self._trial is None else [self._trial])):
             if child.popen is not None:
                 child.signal(signal.SIGKILL)
                 child.popen.wait()
@@ -228,7 +228,7 @@ class Supervisor:
             self._progress.refuse("SIGUSR2: not now, the node is starting, ending or changing to another version")
             return
         self._progress.begin("SIGUSR2: trying the installed version")
-        self._trial = Child("the trial", lambda child: upgrade.preflight())
+        self._trial = upgrade.Trial()
         self._trial.start(time.monotonic())
         if self._trial.popen is None:
             self._progress.fail("the trial of the installed version cannot be started; this one goes on")
@@ -285,6 +285,8 @@ class Supervisor:
         return worker
 
     def _upgrade(self) -> None:
+        if self._trial is not None:
+            self._trial.enforce()
         if self._roll is None or self._phase != "running":
             return
         self._roll.step(self._node_ready, self._serving)
@@ -351,9 +353,8 @@ class Supervisor:
     def _start_worker(self, child: Child) -> subprocess.Popen[bytes]:
         index = self._workers.index(child)
         # One says SERVFAIL for all until there is something to say; the others join it when all of them have that.
-        on_port = any(
-            worker.pid in self._serving for worker in self._workers
-        )  # also one that died is named for a while
+        # Among those named as being on the port may be one that has just died.
+        on_port = any(worker.pid in self._serving for worker in self._workers)
         first = index == 0 and self._roll is None and not self._ready and not on_port
         return launch.spawn(*self._launch.worker(index, join="now" if first else "synced"))
 

@@ -10,6 +10,7 @@ successor joins the port before its predecessor leaves it.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -22,9 +23,11 @@ import msgspec
 
 from discovery.child import Child
 
+logger: Final = logging.getLogger("discovery.supervisor")
+
 HANDOVER: Final = "DISCOVERY_HANDOVER"
 CHECK: Final = "DISCOVERY_UPGRADE_CHECK"
-CHECK_S_MAX: Final = 30.0
+CHECK_S_MAX: Final = 30.0  # for the installed version to try itself
 NODE_S_MAX: Final = 25.0  # for the node process to hand over leadership and end
 WORKER_S_MAX: Final = 5.0
 MODULES: Final = ("discovery.node", "discovery.dns.worker")
@@ -102,6 +105,31 @@ def trial(env: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+class Trial(Child):
+    """The installed version trying itself, with whatever it starts; killed when it has not ended in its time."""
+
+    def __init__(self) -> None:
+        super().__init__("the trial", lambda child: preflight())
+        self._overdue = False
+
+    def deadline(self) -> float | None:
+        """Monotonic time at which it is killed; ``None`` when it does not run, or is killed already."""
+        return None if self.popen is None or self._overdue else self.started + CHECK_S_MAX
+
+    def enforce(self) -> None:
+        """Kill it if its time is over."""
+        deadline = self.deadline()
+        if deadline is not None and time.monotonic() >= deadline:
+            self._overdue = True
+            logger.error("the installed version did not end its trial within %g s and is killed", CHECK_S_MAX)
+            self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To its whole session. It is not reaped elsewhere, so the number is its own."""
+        if self.popen is not None:
+            os.killpg(self.popen.pid, number)
+
+
 def formers(pids: Sequence[int], start: Callable[[Child], subprocess.Popen[bytes]]) -> list[tuple[int, Child]]:
     """The workers of the former version, each with its index.
 
@@ -154,6 +182,8 @@ class Roll:
             ready: the node process that runs now serves.
             serving: workers that are on the port, by process id.
         """
+        if self._old_node is not None and self._node.pid != self._old_node:
+            self._kill_at = None  # it has ended; the one that follows has all the time that it needs
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._end(signal.SIGKILL, None)
         if self._old_node is not None:
@@ -166,7 +196,7 @@ class Roll:
             if not self._told:
                 self._end(signal.SIGTERM, NODE_S_MAX)
         elif ready:
-            self._old_node, self._kill_at, self._told = None, None, False
+            self._old_node, self._told = None, False
 
     def _replace_workers(self, serving: Sequence[int]) -> None:
         if self._pair is not None:

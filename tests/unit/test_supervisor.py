@@ -6,6 +6,8 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,4 +138,68 @@ def test_while_nobody_is_on_the_port_the_first_worker_joins_it_at_once_also_afte
     assert restarted(supervisor, spawned) == ("worker", 0, "now")
     supervisor._on_message({"ready": True})
     assert restarted(supervisor, spawned) == ("worker", 0, "synced")
+    close(supervisor)
+
+
+def test_a_new_node_process_that_takes_long_is_not_killed_in_the_place_of_the_old_one(
+    stage: Stage, spawned: Spawned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upgrade, "NODE_S_MAX", 0.0)
+    supervisor = stage.supervisor(handed_over=(123, 124))
+    turn(supervisor)
+    assert supervisor._roll is not None
+    assert supervisor._roll.deadline() is not None
+    end(supervisor, supervisor._node)
+    supervisor._start_due()
+    assert spawned.started == [("node", 0, "")]
+    turn(supervisor)
+    assert spawned.signals == [("node", signal.SIGTERM)]
+    assert supervisor._roll.deadline() is None
+    close(supervisor)
+
+
+def test_an_old_node_process_that_does_not_end_is_killed(
+    stage: Stage, spawned: Spawned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upgrade, "NODE_S_MAX", 0.0)
+    supervisor = stage.supervisor(handed_over=(123, 124))
+    turn(supervisor)
+    turn(supervisor)
+    assert spawned.signals == [("node", signal.SIGTERM), ("node", signal.SIGKILL)]
+    close(supervisor)
+
+
+HANGS = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def test_a_trial_that_hangs_is_killed_when_its_time_is_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade, "command", lambda: HANGS)
+    supervisor = stage.supervisor()
+    supervisor._ready = True
+    supervisor._on_upgrade()
+    trial = supervisor._trial
+    assert trial is not None
+    assert isinstance(trial.popen, subprocess.Popen)
+    supervisor._upgrade()
+    assert trial.popen.poll() is None
+    assert trial.deadline() == trial.started + upgrade.CHECK_S_MAX
+    monkeypatch.setattr(upgrade, "CHECK_S_MAX", 0.0)
+    supervisor._upgrade()
+    assert trial.popen.wait(60) == -signal.SIGKILL
+    assert trial.deadline() is None
+    supervisor._on_trial(-signal.SIGKILL)
+    assert supervisor._progress.counts == (1, 0, 1)
+    close(supervisor)
+
+
+def test_a_trial_ends_with_the_supervisor(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade, "command", lambda: HANGS)
+    supervisor = stage.supervisor()
+    supervisor._ready = True
+    supervisor._on_upgrade()
+    trial = supervisor._trial
+    assert trial is not None
+    assert isinstance(trial.popen, subprocess.Popen)
+    supervisor._kill_all()
+    assert trial.popen.wait(60) == -signal.SIGKILL
     close(supervisor)
