@@ -16,7 +16,7 @@ from typing import Final
 from discovery import limits
 from discovery.dns import codes, forward_message
 from discovery.dns.forward_cache import ForwardCache, Key
-from discovery.dns.forward_flight import STALE_S, Attempt, Done, Flight, Network
+from discovery.dns.forward_flight import STALE_S, Attempt, Course, Done, Flight, Network
 from discovery.dns.forward_health import Pool, Random, Upstream
 from discovery.dns.forward_message import Malformed, Reply, Sent
 from discovery.dns.name import Labels
@@ -63,7 +63,7 @@ class Forwarder:
         self._network = network
         self._random = random
         self._own_id = own_id
-        self._flights: dict[Key, Flight] = {}
+        self._flights: dict[Course, Flight] = {}
         self._clients: Counter[str] = Counter()
         self._timers: list[tuple[float, int, Flight]] = []
         self._probes: list[Attempt] = []
@@ -92,7 +92,8 @@ class Forwarder:
             asked: the question's bytes, with its letter case.
             client: in whose share it is counted.
         """
-        if self._own_id in path or len(path) >= forward_message.PATH_MAX or self._is_ours(key, asked):  # 1
+        course = (key, tuple(path))
+        if self._own_id in path or len(path) >= forward_message.PATH_MAX or self._is_ours(course, asked):  # 1
             self.loops += 1
             return _failure(codes.EDE_OTHER)
         known = self.cache.get(key, now)  # 2
@@ -104,30 +105,30 @@ class Forwarder:
         if self._closed or self.cache.has_failed(key, now):
             return self._say_stale(old) or self._failed(key)
         if old is not None and pool.is_down:
-            if key not in self._flights and self._admits(client):
-                self._start(key, path, now)
+            if course not in self._flights and self._admits(client):
+                self._start(course, now)
             return self._say_stale(old)
         if not self._admits(client):  # 3
             self.overloaded += 1
             return self._say_stale(old) or _failure(codes.EDE_OTHER)
-        flight = self._flights.get(key) or self._start(key, path, now)
+        flight = self._flights.get(course) or self._start(course, now)
         if flight.told_stale and old is not None:
             return self._say_stale(old)
-        if key not in self._flights:  # nobody could be reached at all
+        if course not in self._flights:  # nobody could be reached at all
             return self._say_stale(old) or self._failed(key)
         flight.waiters.append((client, done))
         self.waiting += 1
         self._clients[client] += 1
         return None
 
-    def _is_ours(self, key: Key, asked: bytes) -> bool:
+    def _is_ours(self, course: Course, asked: bytes) -> bool:
         """Whether a question has the very letters that we drew for it: a server that we ask asks us."""
         if not forward_message.is_mixed(asked):  # anybody may write it so
             return False
-        flight = self._flights.get(key)
+        flight = self._flights.get(course)
         if flight is None or not any(attempt.sent.question == asked for attempt in flight.attempts):
             return False
-        return _has_letters(key.labels)
+        return _has_letters(course[0].labels)
 
     def _admits(self, client: str) -> bool:
         return self._clients[client] < limits.DNS_FORWARDS_MAX - max(self.waiting, len(self._flights))
@@ -142,10 +143,11 @@ class Forwarder:
             return Answer(rcode=codes.NXDOMAIN, authoritative=False, ede=codes.EDE_NOBODY_REACHED)
         return _failure(codes.EDE_NOBODY_REACHED)
 
-    def _start(self, key: Key, path: list[bytes], now: float) -> Flight:
+    def _start(self, course: Course, now: float) -> Flight:
+        """A path is part of what is asked: one that a client made up decides about nobody's answer but his own."""
         self.asked += 1
-        flight = Flight(key, self.pools[key.zone].order(self._random), [*path, self._own_id], now)
-        self._flights[key] = flight
+        flight = Flight(course, self.pools[course[0].zone].order(self._random), self._own_id, now)
+        self._flights[course] = flight
         self._next(flight, now)
         return flight
 
@@ -290,14 +292,15 @@ class Forwarder:
         if reply is not None and reply.sections[0]:
             self._finish(flight, Answer(reply.rcode, reply.sections[0], authoritative=False, truncated=True), None, now)
             return
-        self.cache.fail(flight.key, now)
+        if not flight.course[1]:
+            self.cache.fail(flight.key, now)
         old = self.cache.stale(flight.key, now)
         self.stale += len(flight.waiters) if old is not None else 0
         self._finish(flight, old or self._failed(flight.key), None, now)
 
     def _finish(self, flight: Flight, answer: Answer, by: Upstream | None, now: float) -> None:
         """Tell everybody; another server that was silent for so long that the next was asked is blamed, once."""
-        self._flights.pop(flight.key, None)
+        self._flights.pop(flight.course, None)
         silent = {attempt.upstream for attempt in flight.attempts if now - attempt.sent_at >= STAGGER_S} - {by}
         for upstream in silent:
             if upstream is not None:
@@ -331,7 +334,7 @@ class Forwarder:
 
     def _counts(self, timer: tuple[float, int, Flight]) -> bool:
         flight = timer[2]
-        return timer[1] == flight.timer and self._flights.get(flight.key) is flight
+        return timer[1] == flight.timer and self._flights.get(flight.course) is flight
 
     def tick(self, now: float) -> float:
         """Do what is due; seconds until there is something to do again."""

@@ -17,6 +17,7 @@ from discovery.dns.sections import Answer
 STALE_S: Final = 1.8  # RFC 8767 section 5: after this an answer that held once is better than none
 
 Done = Callable[[Answer], None]
+Course = tuple[Key, tuple[bytes, ...]]  # what is asked, and the ids that it came through
 
 
 class Attempt:
@@ -45,17 +46,23 @@ class Network(Protocol):
 
 
 class Flight:
-    """One question on its way, for everybody who waits for it."""
+    """One question on its way, for everybody who waits for it and came the same way.
+
+    Args:
+        course: what is asked, and ids of our servers that it came through.
+        own_id: of this one.
+    """
 
     __slots__ = (
-        "attempts", "deadline", "fallback", "given_up", "key", "next_at", "order", "path", "started_at", "timer",
-        "told_stale", "tries", "waiters",
+        "attempts", "course", "deadline", "fallback", "given_up", "key", "next_at", "order", "path", "started_at",
+        "timer", "told_stale", "tries", "waiters",
     )  # fmt: skip
 
-    def __init__(self, key: Key, order: list[Upstream], path: list[bytes], now: float) -> None:
-        self.key = key
+    def __init__(self, course: Course, order: list[Upstream], own_id: bytes, now: float) -> None:
+        self.course = course
+        self.key = course[0]
         self.order = order
-        self.path = path
+        self.path = [*course[1], own_id]
         self.started_at = now
         self.deadline = now + limits.DNS_FORWARD_S_MAX
         self.next_at = now

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery import limits
-from discovery.dns import codes, name
+from discovery.dns import codes, forward_message, name
 from discovery.dns.forward_cache import ForwardCache, Key
 from discovery.dns.forward_core import FORGERIES_MAX, RETRY_S, STAGGER_S, Forwarder
 from discovery.dns.forward_flight import STALE_S, Attempt
@@ -294,6 +294,20 @@ def test_a_question_that_was_here_before_goes_no_further() -> None:
     assert world.ask(path=[bytes((number,)) * 8 for number in range(4)]) is not None
     assert world.core.loops == 2
     assert world.sent == []
+
+
+def test_a_path_that_a_client_made_up_spoils_nobody_elses_answer() -> None:
+    world = World(servers=1)
+    assert world.ask(path=[b"made up!"], client="evil") is None
+    assert world.ask(client="good") is None
+    first, second = world.open
+    assert [forward_message.path(one.sent.packet) for one in (first, second)] == [[b"made up!", OWN], [OWN]]
+    world.reply(first, rcode="SERVFAIL")  # of a server of ours that takes itself for a part of the circle
+    assert [answer.rcode for answer in world.told] == [codes.SERVFAIL]
+    assert world.ask(client="another") is None, "nothing is remembered of it"
+    world.reply(second, RECORD)
+    assert [answer.rcode for answer in world.told[1:]] == [codes.NOERROR] * 2
+    assert world.core.waiting == len(world.core) == 0
 
 
 def test_our_own_letters_give_a_loop_away() -> None:
