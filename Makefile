@@ -60,7 +60,7 @@ unit: $(STAMP)
 	$(PYTEST) -q -m "not long" tests/unit
 
 # The same in two halves of about equal length, for the two cores of a small machine.
-HALF := tests/unit/store tests/unit/dns tests/unit/cli
+HALF := tests/unit/store tests/unit/dns tests/unit/cli tests/unit/api
 unit-1: $(STAMP)
 	$(PYTEST) -q -m "not long" $(HALF)
 unit-2: $(STAMP)
