@@ -15,6 +15,7 @@ from discovery.dns import binding, browse, codes, name, reverse, zone
 from discovery.dns.name import Kind, Labels, Place
 from discovery.dns.sections import ABSENT, EMPTY, Answer, Found, RRSet, member_addresses, targets
 from discovery.dns.service import (
+    BROWSED,
     VIRTUAL_PRIORITY,
     VIRTUAL_WEIGHT,
     Addresses,
@@ -186,7 +187,7 @@ def _port(catalogue: Catalogue, place: Place, rtype: int) -> Found:
     ports = list(_virtual_ports(view, *key)) if view.is_virtual() else ()
     if not ports and (view.is_virtual() or place.port not in view.ports.get(place.protocol, ())):
         return ABSENT
-    if rtype == codes.PTR and view.types() >= {key}:
+    if rtype == codes.PTR and place.protocol in BROWSED:
         found = browse.instances(catalogue, (view,), key)
         found.view = view
         return found
@@ -247,23 +248,23 @@ def _reverse(catalogue: Catalogue, labels: Labels, rtype: int) -> Answer:
     apex = origin.reverse_zone(labels)
     if labels == apex:  # 1
         found = _apex(catalogue, Place(Kind.APEX), rtype)
-        return _finish_reverse(catalogue, found, rtype, apex)
+        return _finish_reverse(catalogue, found, apex)
     prefix = reverse.parse(labels)
     address = prefix.address() if prefix is not None else None
     pointers = catalogue.pointers(address) if address is not None else None
     if pointers is not None:  # 2
         found = Found(rrset=_pointer_set(catalogue, pointers) if rtype in (codes.PTR, codes.ANY) else None)
-        return _finish_reverse(catalogue, found, rtype, apex)
+        return _finish_reverse(catalogue, found, apex)
     above = prefix is not None and prefix.bits < prefix.bits_all and catalogue.has_address_below(prefix)
     if above or labels in origin.ancestors:  # 3
-        return _finish_reverse(catalogue, EMPTY, rtype, apex) if apex is not None else _outside(origin, labels)
-    answer = _finish_reverse(catalogue, ABSENT, rtype, apex)  # 4
+        return _finish_reverse(catalogue, EMPTY, apex) if apex is not None else _outside(origin, labels)
+    answer = _finish_reverse(catalogue, ABSENT, apex)  # 4
     if apex is None:
         answer.authoritative, answer.ede = False, codes.EDE_NOT_AUTHORITATIVE
     return answer
 
 
-def _finish_reverse(catalogue: Catalogue, found: Found, rtype: int, apex: Labels | None) -> Answer:
+def _finish_reverse(catalogue: Catalogue, found: Found, apex: Labels | None) -> Answer:
     if found.rrset is not None:
         return Answer(answer=[found.rrset], additional=found.additional)
     rcode = codes.NOERROR if found.exists else codes.NXDOMAIN

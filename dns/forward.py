@@ -76,11 +76,10 @@ class Forwarding:
         sockets = Sockets(loop, clock, random)
         self.forwarder = Forwarder(pools, ForwardCache(), sockets, random, _own_id(listen))
         sockets.receiver = self.forwarder
-        responder.forwards = self._takes
+        responder.forwards, responder.offered = self._takes, wire.RA
 
     def _takes(self, query: Query, answer: Answer) -> bool:
-        """Whether a question is to come to :meth:`ask`; one that is not learns that it might have."""
-        query.offered = wire.RA
+        """Whether a question is to come to :meth:`ask`."""
         return self._target(query, answer) is not None
 
     def _target(self, query: Query, answer: Answer) -> Labels | None:
@@ -113,7 +112,7 @@ class Forwarding:
         query = wire.read(packet)
         if query is None:
             return None
-        query.client, query.idle_s, query.offered = client_of((host,)), idle_s, wire.RA
+        query.client, query.idle_s, query.offered = client_of((host,)), idle_s, self.responder.offered
         answer = self.responder.own(query)
         target = self._target(query, answer)
         if target is None:

@@ -225,7 +225,7 @@ class Forwarder:
         except Malformed:
             self.failed(attempt, now)
             return
-        attempt.upstream.answers(now, now - attempt.sent_at)
+        attempt.upstream.answers(now - attempt.sent_at)
         if reply.edns:
             attempt.upstream.edns = True
         if attempt.flight is None:
@@ -258,7 +258,7 @@ class Forwarder:
             self._drop(attempt)
             if not self._try(flight, upstream, now, edns=False, stream=attempt.stream):
                 self._give_up(flight, upstream, now)
-        elif reply.rcode in _FINAL and not reply.lame:
+        elif reply.rcode in _FINAL and not reply.unhelpful:
             self._land(flight, reply, upstream, now)
         else:
             self._drop(attempt)

@@ -54,7 +54,7 @@ class Upstream:
         """Whether it has not answered of late."""
         return self.failures >= FAILURES_MAX
 
-    def answers(self, now: float, took_s: float) -> None:
+    def answers(self, took_s: float) -> None:
         """It answered, whatever: it lives."""
         self.answered += 1
         self.failures = 0

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from discovery.dns import codes, name, wire
+from discovery.dns import edns as edns_record
 from discovery.dns.name import Labels
 from discovery.dns.sections import RRSet
 from discovery.dns.service import rdata
@@ -22,10 +23,8 @@ SIZE: Final = 1232  # of an answer that we take by UDP: no fragments, nowhere
 PATH_OPTION: Final = 65313  # for local use (RFC 6891 section 9): the servers of ours that a question came through
 PATH_ID_BYTES: Final = 8
 PATH_MAX: Final = 4
-_TTL_DO: Final = 0x8000
 _FIXED: Final = struct.Struct("!HHIH")  # TYPE, CLASS, TTL, RDLENGTH
 _OPTION: Final = struct.Struct("!HH")
-_OPT: Final = struct.Struct("!BHHIH")
 _RECORDS_MAX: Final = 4096
 _POINTER: Final = 0xC0
 
@@ -47,7 +46,7 @@ class Reply(msgspec.Struct):
 
     rcode: int
     truncated: bool
-    lame: bool  # neither an answer nor a denial: the server does not resolve for us
+    unhelpful: bool  # neither an answer nor a denial: the server does not resolve for us
     edns: bool
     sections: tuple[list[RRSet], list[RRSet], list[RRSet]]
     ttl: int
@@ -100,8 +99,7 @@ def question(
     opt = b""
     if edns:
         ids = b"".join(path)
-        option = _OPTION.pack(PATH_OPTION, len(ids)) + ids if ids else b""
-        opt = _OPT.pack(0, codes.OPT, SIZE, _TTL_DO if dnssec_ok else 0, len(option)) + option
+        opt = edns_record.write(SIZE, 0, dnssec_ok, None, edns_record.option(PATH_OPTION, ids) if ids else b"")
     return Sent(ident, asked, header + asked + opt, edns)
 
 

@@ -27,7 +27,6 @@ from discovery.dns.wire import Query
 _WINDOW_S: Final = 1.0
 _V4_PREFIX_BYTES: Final = 3
 _V6_PREFIX_BYTES: Final = 7
-_TC_BYTE: Final = 2
 _ADDITIONAL: Final = slice(10, 12)  # of a header: how many records, one of them OPT with the cookie
 _NO_QUESTION_BYTES: Final = 2  # less than a header: no answer
 
@@ -176,17 +175,14 @@ class Limited:
 
     def _brief(self, query: Query, client: bytes) -> bytes:
         """No longer than the question, but for what an OPT record holds: nobody gains by asking for it."""
-        asked, options = query.edns, self._responder.options
-        if asked is None or asked.cookie is None or options.cookies is None:
-            opt = edns.write(self._responder.settings.udp_max, 0, asked.dnssec_ok, None) if asked is not None else b""
-            reply = bytearray(wire.compose(query, Answer(authoritative=False), wire.TCP_BYTES_MAX, opt))
-            reply[_TC_BYTE] |= wire.TC >> 8
-            return bytes(reply)
-        query.client = client
-        answer = Answer(rcode=codes.BADCOOKIE, authoritative=False)
-        opt = edns.write(
-            self._responder.settings.udp_max, answer.rcode, asked.dnssec_ok, None, options.of(query, asked)
-        )
+        asked, responder = query.edns, self._responder
+        bad = asked is not None and asked.cookie is not None and responder.options.cookies is not None
+        query.client, query.offered = client, responder.offered
+        answer = Answer(rcode=codes.BADCOOKIE if bad else codes.NOERROR, authoritative=False, truncated=not bad)
+        opt = b""
+        if asked is not None:
+            told = responder.options.of(query, asked) if bad else b""
+            opt = edns.write(responder.settings.udp_max, answer.rcode, asked.dnssec_ok, None, told)
         return wire.compose(query, answer, wire.TCP_BYTES_MAX, opt)
 
 

@@ -72,6 +72,7 @@ class Responder:
         options: what is told in OPT records to who asks for it.
         errors: questions that met a bug of ours (each is in the log).
         forwards: whether a question with this answer gets none here but is sent on; ``None``: none is.
+        offered: flag of every answer: RA where we ask others.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Responder:
         self.truncated = 0
         self.errors = 0
         self.forwards: Callable[[Query, Answer], bool] | None = None
+        self.offered = 0
         self._stale = False
         self.options = Options(settings.node, cookies, wall_clock)
         self._client_of: Callable[[Any], bytes] = client_of  # the address of whoever asks, by ``_place``
@@ -342,7 +344,7 @@ class Responder:
 
     def _know(self, query: Query, idle_s: float | None) -> Query:
         """Note who asks and how, as far as an option of his makes it matter: the answer may come later."""
-        query.idle_s = idle_s
+        query.idle_s, query.offered = idle_s, self.offered
         if query.edns is not None and query.edns.cookie is not None and self.options.cookies is not None:
             query.client = self._client_of(self._place)
         return query

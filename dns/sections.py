@@ -29,7 +29,7 @@ class Answer(msgspec.Struct):
         ede: extended DNS error (RFC 8914) for clients with EDNS, or ``None``.
         view: the one service that the answer was made from, when it was one.
         negative: whether the authority section holds a SOA, so that the answer ages with the zone's serial.
-        truncated: whether records are missing already, those that another server cut off.
+        truncated: whether records are missing already: another server cut them off, or the client is to come by TCP.
     """
 
     rcode: int = codes.NOERROR

@@ -210,7 +210,7 @@ class ServiceView:
     def _changed(self, old: Member | None, new: Member | None) -> None:
         """Tell whoever keeps answers. What the first instance brings or the last one takes away is the name itself."""
         told = self.on_change
-        if told is None or old is new:
+        if told is None:
             return
         gone, come = (set() if member is None else member.facets() for member in (old, new))
         whole = len(self.published) <= (old is not None) and (old is None or new is None)

@@ -13,11 +13,7 @@ FORWARD_CLIENTS: Final = (
     "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
     "::1/128", "fc00::/7", "fe80::/10",
 )  # fmt: skip
-
-
-RATE_EXEMPT: Final = (
-    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10"
-)  # fmt: skip
+RATE_EXEMPT: Final = FORWARD_CLIENTS
 
 
 class Settings(msgspec.Struct, frozen=True):

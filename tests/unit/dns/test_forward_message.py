@@ -133,9 +133,9 @@ def test_how_long_an_answer_holds(records: list[str], fields: dict[str, object],
 
 def test_who_neither_answers_nor_denies_nor_resolves_is_no_help() -> None:
     question = sent()
-    assert forward_message.read(question, reply(question, ra=0)).lame
-    assert not forward_message.read(question, reply(question, ra=0, aa=1)).lame
-    assert not forward_message.read(question, reply(question, "www.example.com. 1 IN A 192.0.2.1", ra=0)).lame
+    assert forward_message.read(question, reply(question, ra=0)).unhelpful
+    assert not forward_message.read(question, reply(question, ra=0, aa=1)).unhelpful
+    assert not forward_message.read(question, reply(question, "www.example.com. 1 IN A 192.0.2.1", ra=0)).unhelpful
 
 
 def test_pointers_that_go_round_are_no_answer() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery import limits
-from discovery.dns import codes
+from discovery.dns import codes, wire
 from discovery.dns import limiter as limiter_module
 from discovery.dns.cookies import Cookies
 from discovery.dns.limiter import Limited, Limiter, Verdict
@@ -119,6 +119,16 @@ def test_a_brief_answer_repeats_the_question_and_is_no_longer_than_it(serve: Ser
         assert brief.question == dns.message.from_wire(asked).question
         assert brief.edns == dns.message.from_wire(asked).edns
         assert len(replies[-1][0]) <= len(asked)
+
+
+def test_who_asks_too_much_learns_too_that_others_are_asked_here(serve: Serve) -> None:
+    host, _ = server(rate=1, slip=1)
+    host._responder.offered = wire.RA
+    for asked in (ASKED, PLAIN):
+        *_, (reply, _) = serve(host, [(asked, FAR)] * 3)
+        brief = dns.message.from_wire(reply)
+        assert brief.flags & dns.flags.TC
+        assert brief.flags & dns.flags.RA
 
 
 def test_the_next_second_is_another(serve: Serve) -> None:
