@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from discovery import __version__, limits
 from discovery.feed import Sample
-from discovery.raft.types import RaftStatus
+from discovery.raft.status import CertificateStatus, DiskStatus, RaftStatus
 from discovery.store import Store
 
 BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -167,9 +167,10 @@ class _NodeCollector(Collector):
         yield _labelled("discovery_build_info", "Version of the daemon.", {"version": __version__}, 1)
         yield from self._state()
         yield from self._leases()
-        yield from self._raft()
-        yield from self._disk()
-        yield from self._certificate()
+        status = self._node.status()
+        yield from self._raft(status)
+        yield from self._disk(status.disk)
+        yield from self._certificate(status.certificate)
 
     def _state(self) -> Iterator[Metric]:
         store = self._node.store
@@ -194,8 +195,7 @@ class _NodeCollector(Collector):
         )
         yield _counter("discovery_lease_clock_stalls", "Pauses of this process that no lease was charged for.", stalls)
 
-    def _raft(self) -> Iterator[Metric]:
-        status = self._node.status()
+    def _raft(self, status: RaftStatus) -> Iterator[Metric]:
         yield _gauge("discovery_feature_level", "Feature level in force in the cluster.", status.level)
         yield _gauge("discovery_raft_term", "Raft term.", status.term)
         yield _gauge("discovery_raft_commit_index", "Log index known committed.", status.commit)
@@ -215,8 +215,7 @@ class _NodeCollector(Collector):
         yield applied
         yield known
 
-    def _disk(self) -> Iterator[Metric]:
-        disk = self._node.status().disk
+    def _disk(self, disk: DiskStatus) -> Iterator[Metric]:
         yield _gauge("discovery_disk_full", "1 when there is no room: no writes, no votes here.", bool(disk.full))
         yield _counter("discovery_disk_full_batches", "Batches of the log that found no room.", disk.fulls)
         yield _gauge("discovery_disk_log_bytes", "Bytes of the log's files.", disk.log_bytes)
@@ -225,8 +224,7 @@ class _NodeCollector(Collector):
         yield _counter("discovery_disk_syncs", "Batches that were written to the log.", disk.syncs)
         yield _counter("discovery_disk_sync_seconds", "Time spent writing and syncing them.", disk.sync_s)
 
-    def _certificate(self) -> Iterator[Metric]:
-        told = self._node.status().certificate
+    def _certificate(self, told: CertificateStatus | None) -> Iterator[Metric]:
         if told is None:
             return
         yield _gauge(

@@ -137,7 +137,7 @@ class Registry:
         """The cluster was founded, or a backup restored: everything is read anew, every lease has its full TTL."""
         self._use()
         if self.lead.ready:
-            self.lead.lessor.promote_all(self.lead.now(), self.store.lease_terms())
+            self.lead.lessor.promote(self.lead.now(), self.store.lease_terms())
 
     def snapshot(self) -> Callable[[], Iterator[bytes]]:
         """A cheap copy of the state; its chunks may be made in another thread."""
@@ -200,7 +200,7 @@ class Registry:
     def _promote(self, term: int) -> None:
         lead = self.lead
         lead.look()
-        lead.lessor.promote_all(lead.now(), self.store.lease_terms())
+        lead.lessor.promote(lead.now(), self.store.lease_terms())
         logger.info("leading term %d; %d lease clock(s) start with their full TTL", term, len(lead.lessor))
         self.evictions.promote(term)
         self.checkpoints.promote(term)

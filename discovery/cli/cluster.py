@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 import click
 
@@ -76,7 +75,7 @@ def remove(id: str, as_json: bool, **connection: Any) -> None:
 
     Its data directory may not be used again before it was emptied.
     """
-    options.ask("DELETE", f"{PATH}/members/{quote(id, safe='')}", **connection)
+    options.ask("DELETE", client.path("cluster", "members", id), **connection)
     if as_json:
         output.show_json({"removed": id})
     else:

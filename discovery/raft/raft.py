@@ -285,9 +285,9 @@ class Raft:
         certificate = telling.certificate_status(self._config.keeper)
         if self._engine is None:
             return telling.before_founding(self._members, time.monotonic() - self._made_at, certificate)
-        full = self._engine.status().full
-        disk = telling.disk_status(full, self._disk.path, self._wal, self._snapshots, self._driver)
-        return telling.status(self._engine, self._members, disk, certificate)
+        told = self._engine.status()
+        disk = telling.disk_status(told.full, self._disk.path, self._wal, self._snapshots, self._driver)
+        return telling.status(told, self._members, disk, certificate)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

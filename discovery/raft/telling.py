@@ -9,10 +9,9 @@ import msgspec
 from discovery import limits
 from discovery.raft.certificate import Keeper
 from discovery.raft.driver import Driver
-from discovery.raft.engine import Engine
 from discovery.raft.membership import Membership
 from discovery.raft.snapshots import SnapshotStore
-from discovery.raft.status import CertificateStatus, DiskStatus, MemberStatus, PeerStatus, RaftStatus
+from discovery.raft.status import CertificateStatus, DiskStatus, EngineStatus, MemberStatus, PeerStatus, RaftStatus
 from discovery.raft.wal import Wal
 
 
@@ -25,9 +24,10 @@ def before_founding(members: Membership, leaderless_s: float, certificate: Certi
     return msgspec.structs.replace(told, level=members.identity.level)
 
 
-def status(engine: Engine, members: Membership, disk: DiskStatus, certificate: CertificateStatus | None) -> RaftStatus:
-    """Role, term, indices and all members as this node sees them."""
-    told = engine.status()
+def status(
+    told: EngineStatus, members: Membership, disk: DiskStatus, certificate: CertificateStatus | None
+) -> RaftStatus:
+    """Role, term, indices and all members as this node sees them; ``told``: by its engine."""
     leader, leaderless_s = told.leader, told.leaderless_s
     if disk.stalled:  # nothing was heard or done since: whoever led then, this node itself included, may not any more
         leader, leaderless_s = None, max(leaderless_s, disk.stalled_s)

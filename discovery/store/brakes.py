@@ -9,6 +9,7 @@ back goes when there is room again, or after ``brake_timeout`` at the latest; th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -107,7 +108,7 @@ class Brakes:
                 state = catalog.find(*key)
                 free = state is None or state.record is None or not state.record.spec.min_healthy_ppm
                 room = len(brake.held) if free or state is None else self.room(state, now_ms)
-                yield from list(brake.held)[:room]
+                yield from islice(brake.held, room)
 
 
 def timeout_ms(spec: Service) -> int:

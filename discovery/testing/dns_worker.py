@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import signal
 import socket
@@ -191,11 +190,6 @@ class DnsWorker:
         sock = socket.create_connection((self.host, self.port), WAIT_S_MAX)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
-
-    def cpu_s(self) -> float:
-        """CPU seconds, user and system, that the worker has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def framed(message: bytes) -> bytes:

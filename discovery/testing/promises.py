@@ -30,6 +30,13 @@ async def until(condition: Callable[[], bool], what: str, timeout_s: float = PAT
         await asyncio.sleep(POLL_S)
 
 
+def left_behind(node: Node) -> tuple[list[str], list[str]]:
+    """Services that have instances, and keys, which a drill should have removed."""
+    services = node.request("GET", "namespaces/drill/services").json()["services"]
+    keys = node.request("GET", "kv/drill?prefix=true").json()["items"]
+    return [one["name"] for one in services if one["instances"]], [one["key"] for one in keys]
+
+
 class Promises:
     """What the clients of one cluster were told. ``ttl_s`` is that of the living instances."""
 

@@ -122,7 +122,7 @@ class SimRegistry:
         was_ready, self.ready = self.ready, ready
         self.leader, self.term = leader, term
         if ready and not was_ready:
-            self.lessor.promote(self.now(), self.store.leases())
+            self.lessor.promote(self.now(), self.store.lease_terms())
             self.node.watch.lateness.promoted(self.node, self.store)
             self.node.timer(_TICK_S, self._tick)
         elif was_ready and not ready:

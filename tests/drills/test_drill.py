@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from discovery.drill.local import Processes
-from discovery.testing.cluster import Cluster, Node, eventually
+from discovery.testing.cluster import Cluster, eventually
+from discovery.testing.promises import left_behind
 
 Say = Callable[[str], None]
 DISCOVERY = str(Path(sys.executable).with_name("discovery"))
@@ -63,12 +64,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield run
     finally:
         run.close()
-
-
-def left_behind(node: Node) -> tuple[list[str], list[str]]:
-    services = node.request("GET", "namespaces/drill/services").json()["services"]
-    keys = node.request("GET", "kv/drill?prefix=true").json()["items"]
-    return [one["name"] for one in services if one["instances"]], [one["key"] for one in keys]
 
 
 @pytest.mark.timeout(180)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from discovery.testing.cluster import Cluster, Node, eventually
+from discovery.testing.cluster import Cluster, eventually
 from discovery.testing.hosts import RAFT_PORT, Hosts, cluster_on, hosts
 from discovery.testing.needs import require_root, require_tool
+from discovery.testing.promises import left_behind
 
 Say = Callable[[str], None]
 CUT = f"""table inet drill {{
@@ -68,12 +69,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             yield Scene(network, cluster.start(), folder)
         finally:
             cluster.close()
-
-
-def left_behind(node: Node) -> tuple[list[str], list[str]]:
-    services = node.request("GET", "namespaces/drill/services").json()["services"]
-    keys = node.request("GET", "kv/drill?prefix=true").json()["items"]
-    return [one["name"] for one in services if one["instances"]], [one["key"] for one in keys]
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, float]]:

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from discovery.drill.load import Writers, running, session
-from discovery.testing.cluster import Cluster, Node, eventually, running_cluster
+from discovery.testing.cluster import Cluster, Node, eventually
 
 GAP_S_MAX = 4.0  # several times what is seen: CI asserts safety, the figures are printed
 PLANNED_GAP_S_MAX = 1.0  # ten times what is promised of a planned end of a leadership
@@ -39,12 +38,6 @@ def roles(node: Node) -> dict[str, str]:
 def ready(node: Node) -> dict[str, Any]:
     answer = node.request("GET", "/readyz")
     return {"status": answer.status, **json.loads(answer.body)}
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with running_cluster(tmp_path) as cluster:
-        yield cluster
 
 
 def another(cluster: Cluster, id: str) -> Node:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +16,13 @@ from discovery.model import Lease
 EPSILON_S = 1e-6
 
 
+def by_id(leases: Iterable[Lease]) -> dict[int, Lease]:
+    return {lease.id: lease for lease in leases}
+
+
 def lessor(*leases: Lease, now: float = 0.0) -> Lessor:
     made = Lessor()
-    made.promote(now, leases)
+    made.promote(now, by_id(leases))
     return made
 
 
@@ -39,7 +45,7 @@ class LessorAgainstNaiveModel(RuleBasedStateMachine):
     @rule(ttls=st.lists(st.integers(1_000, 90_000), max_size=5))
     def promote(self, ttls):
         leases = [Lease(number, ttl_ms) for number, ttl_ms in enumerate(ttls)]
-        self.lessor.promote(self.now, leases)
+        self.lessor.promote(self.now, by_id(leases))
         self.model = {lease.id: (1, lease.ttl_ms / 1000, self.now) for lease in leases}
         self.taken = set()
         self.leading = True
@@ -143,7 +149,7 @@ def test_woken_when_it_asks_a_lease_is_never_early_and_at_most_two_slots_late(st
 def test_promote_gives_every_lease_its_full_ttl_whatever_was_before():
     clocks = lessor(Lease(1, 2_000), now=0.0)
     assert ids(clocks.due(1.9)) == []
-    clocks.promote(1.9, [Lease(1, 2_000)])
+    clocks.promote(1.9, by_id([Lease(1, 2_000)]))
     assert clocks.due(3.89) == []
     assert clocks.remaining_ms(1, 1.9) == 2_000
     assert ids(clocks.due(3.95)) == [1]
@@ -242,7 +248,7 @@ def test_a_long_lease_that_fell_silent_is_checkpointed_and_the_next_leader_goes_
     assert clocks.checkpointed == {1}
     assert clocks.checkpoints(32.0, 10) == []
     assert clocks.checkpoints(31.0 + CHECKPOINT_STEP_S + 1, 10) == [(1, 1, 13_000)]
-    clocks.promote(100.0, [Lease(1, 60_000, 1, 13_000)])
+    clocks.promote(100.0, by_id([Lease(1, 60_000, 1, 13_000)]))
     assert clocks.due(112.9) == []
     assert ids(clocks.due(113.1)) == [1]
 
@@ -250,7 +256,7 @@ def test_a_long_lease_that_fell_silent_is_checkpointed_and_the_next_leader_goes_
 def test_elections_more_often_than_the_ttl_cannot_keep_the_dead_alive():
     lease, now, clocks = Lease(1, 3_600_000), 0.0, Lessor()
     while now < 10_800:
-        clocks.promote(now, [lease])
+        clocks.promote(now, by_id([lease]))
         for _ in range(600):
             now += 1.0
             for _, _, remaining_ms in clocks.checkpoints(now, 10):
@@ -299,7 +305,7 @@ def test_checkpoints_come_in_batches():
 def test_a_look_at_many_long_leases_that_are_well_is_made_in_slices():
     """A hundred thousand at once would keep everybody waiting for a tenth of a second."""
     clocks = Lessor()
-    clocks.promote(0.0, [Lease(id, 60_000) for id in range(1, 1_001)])
+    clocks.promote(0.0, {id: Lease(id, 60_000) for id in range(1, 1_001)})
     for id in range(1, 1_001):
         clocks.heartbeat(id, 25.0)
     looks = 0

@@ -46,7 +46,7 @@ class Leader:
         self.term, self.now, self.index = 1, 100.0, 0
         self.proposed: list[Evict] = []
         self.apply(Found("h"))
-        self.lessor.promote(self.now, [])
+        self.lessor.promote(self.now, {})
         self.configure(fraction)
 
     def configure(self, fraction: float | None) -> None:
@@ -82,7 +82,7 @@ class Leader:
         """Another term begins: all clocks anew, what was parked is forgotten here and marked in the state."""
         self.term += 1
         self.brakes.clear()
-        self.lessor.promote(self.now, self.store.leases())
+        self.lessor.promote(self.now, self.store.lease_terms())
         self.lessor.braked.update(self.store.braked_leases())
 
     def tick(self) -> None:
